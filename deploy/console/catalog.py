@@ -1,0 +1,156 @@
+"""``kb`` and ``docs``: what there is, and taking it away."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from deploy.console.asking import Kb, Tenant, place
+from deploy.console.context import current_parts
+from deploy.console.output import Json, note, say, say_json, say_table
+from pipeline.errors import BadSettings
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
+Name = Annotated[str, typer.Argument(help="Name of the knowledge base.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the two groups of commands."""
+    kb = typer.Typer(help="Knowledge bases: list, create, show, delete.", no_args_is_help=True)
+    kb.command("list")(kb_list)
+    kb.command("create")(kb_create)
+    kb.command("show")(kb_show)
+    kb.command("delete")(kb_delete)
+    docs = typer.Typer(help="Documents of a knowledge base: list, show, delete.", no_args_is_help=True)
+    docs.command("list")(docs_list)
+    docs.command("show")(docs_show)
+    docs.command("delete")(docs_delete)
+    app.add_typer(kb, name="kb")
+    app.add_typer(docs, name="docs")
+
+
+def kb_list(tenant: Tenant = "default", as_json: Json = False) -> None:
+    """Knowledge bases with their sizes."""
+    parts = current_parts()
+    rows = [
+        kb.model_dump(mode="json") | parts.knowledge_bases.counts(kb.id) for kb in parts.knowledge_bases.list(tenant)
+    ]
+    if as_json:
+        say_json(rows)
+        return
+    columns = ("name", "documents", "failed", "chunks", "embedding_model", "dimensions", "store")
+    say_table("", columns, [[row[column] for column in columns] for row in rows])
+    if not rows:
+        note("None yet: `manage.py ingest PATH` makes one.")
+
+
+def kb_create(name: Name, tenant: Tenant = "default", as_json: Json = False) -> None:
+    """Make an empty knowledge base for the embedding model and store in use."""
+    parts = current_parts()
+    if not name.strip() or "\0" in name:
+        raise BadSettings("A knowledge base needs a name.", "Give it one of letters and digits.")
+    settings = parts.settings
+    kb = parts.knowledge_bases.create(
+        tenant, name, model=settings.embedder_name, dimensions=parts.embedder.dimensions, store=settings.store_name
+    )
+    say_json(kb.model_dump(mode="json")) if as_json else note(f"Made {name!r} for {kb.embedding_model} in {kb.store}.")
+
+
+def kb_show(name: Name, tenant: Tenant = "default", as_json: Json = False) -> None:
+    """One knowledge base: model, store, sizes."""
+    parts = current_parts()
+    kb = parts.knowledge_bases.find(tenant, name)
+    facts = kb.model_dump(mode="json") | parts.knowledge_bases.counts(kb.id)
+    if as_json:
+        say_json(facts)
+        return
+    for key, value in facts.items():
+        say(f"{key:<16} {value}")
+
+
+def kb_delete(name: Name, tenant: Tenant = "default", yes: Yes = False, as_json: Json = False) -> None:
+    """Delete a knowledge base with all its documents and vectors."""
+    parts = current_parts()
+    kb = parts.knowledge_bases.find(tenant, name)
+    counts = parts.knowledge_bases.counts(kb.id)
+    if not yes:
+        typer.confirm(f"Delete {name!r} with {counts['documents']} documents?", abort=True)
+    if kb.store == parts.settings.store_name:
+        parts.store.drop(kb.index, timeout=parts.settings.write_timeout)
+    else:
+        raise BadSettings(
+            f"Knowledge base {name!r} lives in {kb.store}, but {parts.settings.store_name} is in use.",
+            f"Set CELERIAC_STORE={kb.store} to delete its vectors too.",
+        )
+    parts.knowledge_bases.delete(kb.id)
+    say_json({"deleted": name, **counts}) if as_json else note(f"Deleted {name!r}.")
+
+
+def docs_list(
+    kb: Kb = "default",
+    tenant: Tenant = "default",
+    status: Annotated[str, typer.Option("--status", help="Only live, failed or pending ones.")] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many.")] = 100,
+    as_json: Json = False,
+) -> None:
+    """Documents with their state."""
+    parts = current_parts()
+    if status not in ("", "live", "failed", "pending"):
+        raise BadSettings(f"--status {status!r} is none.", "It takes live, failed or pending.")
+    found = parts.knowledge_bases.find(tenant, kb)
+    rows = parts.passages.documents(found.id, status=status, limit=limit)
+    if as_json:
+        say_json(rows)
+        return
+    columns = ("id", "status", "chunks", "title", "key")
+    say_table("", columns, [[row[column] for column in columns] for row in rows])
+    for row in rows:
+        if row["error"]:
+            say(f"{row['key']}: {row['error']['message']} {row['error']['hint']}", style="red")
+    if len(rows) == limit:
+        note(f"The first {limit}; more with --limit.")
+
+
+def docs_show(
+    name: Annotated[str, typer.Argument(metavar="ID|KEY|FILE", help="Document id, key, or the file it came from.")],
+    kb: Kb = "default",
+    tenant: Tenant = "default",
+    chunks: Annotated[bool, typer.Option("--chunks", help="Print its chunks too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """One document: source, generation, sizes, error."""
+    parts = current_parts()
+    found = parts.knowledge_bases.find(tenant, kb)
+    document = parts.passages.document(found.id, name)
+    pieces = parts.passages.chunks(document["id"]) if chunks else []
+    if as_json:
+        say_json(document | ({"passages": pieces} if chunks else {}))
+        return
+    for key, value in document.items():
+        say(f"{key:<14} {'–' if value is None else value}")
+    for piece in pieces:
+        say(f"\n── {place(piece)}, characters {piece.start}–{piece.end}", style="bold")
+        say(piece.text)
+
+
+def docs_delete(
+    name: Annotated[str, typer.Argument(metavar="ID|KEY|FILE", help="Document id, key, or the file it came from.")],
+    kb: Kb = "default",
+    tenant: Tenant = "default",
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Delete one document with its vectors."""
+    from pipeline.ingest.removal import remove
+    from pipeline.matching import require_match
+
+    parts = current_parts()
+    found = parts.knowledge_bases.find(tenant, kb)
+    require_match(found, embedding_model=found.embedding_model, store=parts.settings.store_name)
+    document = parts.passages.document(found.id, name)
+    if not yes:
+        typer.confirm(f"Delete {document['key']!r} with {document['chunks']} chunks?", abort=True)
+    timeout = parts.settings.write_timeout
+    remove([document["id"]], found.index, documents=parts.documents, store=parts.store, timeout=timeout)
+    say_json({"deleted": document["key"]}) if as_json else note(f"Deleted {document['key']}.")

@@ -1,0 +1,220 @@
+"""``ingest``: list the sources, send the run, watch it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deploy.console.context import client_of, current_parts
+from deploy.console.output import Json, err, note, plain, say, say_json
+from pipeline.errors import CeleriacError, InternalFault, NotFound, from_json
+from pipeline.ingest.discover import discover, path_key
+from pipeline.ingest.manifest import write_manifest
+from pipeline.matching import require_match
+from pipeline.types import KnowledgeBase, RecordFields, RunOptions
+from pipeline.wiring import Parts
+
+_LOOK_EVERY = 0.25
+_DEAF_AFTER = 8.0
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command()(ingest)
+
+
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Files and folders.")],
+    kb: Annotated[str, typer.Option("--kb", help="Knowledge base; made if it isn't there.")] = "default",
+    tenant: Annotated[str, typer.Option("--tenant", help="Tenant that owns it.")] = "default",
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove documents whose source under PATH has vanished.")
+    ] = False,
+    text_field: Annotated[
+        list[str] | None, typer.Option("--text-field", help="Field of a record that is its text; repeatable.")
+    ] = None,
+    title_field: Annotated[str, typer.Option("--title-field", help="Field of a record that is its title.")] = "",
+    id_field: Annotated[str, typer.Option("--id-field", help="Field of a record that identifies it.")] = "",
+    detach: Annotated[bool, typer.Option("--detach", help="Print the run's id and leave it to the workers.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read, chunk, embed and index documents; what hasn't changed since the last time costs nothing.
+
+    Text, Markdown, HTML, PDF, DOCX; JSON lines and CSV with one document per record. Exit status 1 if some failed.
+    """
+    parts = current_parts()
+    fields = RecordFields(text=tuple(text_field or ()), title=title_field, id=id_field)
+    options = RunOptions(roots=tuple(path_key(path) for path in paths), fields=fields, prune=prune)
+    knowledge_base = open_knowledge_base(parts, tenant, kb)
+    run_id, skipped = start_run(parts, knowledge_base, paths, options, quiet=as_json)
+    if detach:
+        say_json({"run": run_id, "skipped": skipped}) if as_json else say(run_id)
+        return
+    summary = watch(parts, run_id, quiet=as_json) | {"skipped": skipped}
+    say_json(summary) if as_json else _print_summary(summary)
+    raise typer.Exit(0 if summary["status"] == "done" and not summary["failed"] else 1)
+
+
+def open_knowledge_base(parts: Parts, tenant: str, name: str) -> KnowledgeBase:
+    """The knowledge base, made for the parts in use if it isn't there; raises ModelMismatch."""
+    settings = parts.settings
+    try:
+        kb = parts.knowledge_bases.find(tenant, name)
+    except NotFound:
+        kb = parts.knowledge_bases.find_or_create(
+            tenant, name, model=settings.embedder_name, dimensions=parts.embedder.dimensions, store=settings.store_name
+        )
+    require_match(kb, embedding_model=settings.embedder_name, store=settings.store_name)
+    return kb
+
+
+def start_run(
+    parts: Parts, kb: KnowledgeBase, paths: list[Path], options: RunOptions, *, quiet: bool
+) -> tuple[str, int]:
+    """Write the manifest and send the first wave; returns the run's id and how many files were skipped."""
+    skipped: list[str] = []
+
+    def on_skip(path: Path, reason: str) -> None:
+        skipped.append(str(path))
+        if not quiet:
+            note(f"skipped {path}: {reason}")
+
+    sources = discover(paths, fields=options.fields, max_record_bytes=parts.settings.max_record_bytes, on_skip=on_skip)
+    client = client_of(parts)
+    run_id = str(uuid.uuid4())
+    parts.runs.create(run_id, kb.id, options)
+    found = 0
+    with _failing_run(parts, run_id):
+        for found in _manifest(parts, run_id, sources):
+            if not quiet:
+                err.print(f"\r{found:,} sources", end="")
+    if not quiet and found:
+        err.print(f"\r{found:,} sources in run {run_id}")
+    if not found and not options.prune:
+        empty = NotFound("There is nothing to ingest there.", "Formats: see `manage.py ingest --help`.")
+        parts.runs.finish(run_id, "failed", error=empty)
+        raise empty
+    client.start_run(run_id)
+    return run_id, len(skipped)
+
+
+def watch(parts: Parts, run_id: str, *, quiet: bool) -> dict[str, Any]:
+    """Follow a run to its end; Ctrl-C cancels it. Returns what became of it."""
+    begun = time.monotonic()
+    try:
+        with _progress_bar(quiet) as show:
+            _until_over(parts, run_id, show)
+    except KeyboardInterrupt:
+        parts.runs.finish(run_id, "cancelled")
+        note("Cancelled: what was indexed so far stays, another ingest does the rest.")
+        raise
+    return _summary(parts, run_id, time.monotonic() - begun)
+
+
+def _manifest(parts: Parts, run_id: str, sources: Any) -> Iterator[int]:
+    settings = parts.settings
+    return write_manifest(
+        run_id, sources, ledger=parts.runs, max_documents=settings.batch_documents, max_bytes=settings.batch_bytes
+    )
+
+
+@contextmanager
+def _failing_run(parts: Parts, run_id: str) -> Iterator[None]:
+    try:
+        yield
+    except CeleriacError as error:
+        parts.runs.finish(run_id, "failed", error=error)
+        raise
+    except KeyboardInterrupt:
+        parts.runs.finish(run_id, "cancelled")
+        raise
+
+
+def _until_over(parts: Parts, run_id: str, show: Callable[[Any], None]) -> None:
+    moved, seen = time.monotonic(), None
+    while parts.runs.find(run_id).status in ("discovering", "running"):
+        progress = parts.runs.progress(run_id)
+        show(progress)
+        if progress != seen:
+            moved, seen = time.monotonic(), progress
+        elif time.monotonic() - moved > _DEAF_AFTER:
+            _warn_if_deaf(parts)
+            moved = time.monotonic()
+        time.sleep(_LOOK_EVERY)
+    show(parts.runs.progress(run_id))
+
+
+def _warn_if_deaf(parts: Parts) -> None:
+    from tasks import broker
+
+    for queue in broker.queues(parts):
+        if queue.is_deaf:
+            err.print(f"No worker listens to queue {queue.name!r}, {queue.waiting} messages wait.", style="bold red")
+
+
+@contextmanager
+def _progress_bar(quiet: bool) -> Iterator[Callable[[Any], None]]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, disable=quiet or not err.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(progress: Any) -> None:
+            stages = " ".join(f"{status} {count}" for status, count in sorted(progress.items.items()))
+            bar.update(task, total=progress.total or None, completed=progress.over, description=stages)
+
+        yield show
+
+
+def _summary(parts: Parts, run_id: str, seconds: float) -> dict[str, Any]:
+    run, progress = parts.runs.find(run_id), parts.runs.progress(run_id)
+    counts = {status: progress.items.get(status, 0) for status in ("done", "unchanged", "failed", "cancelled")}
+    return {
+        "run": run_id,
+        "status": run.status,
+        "sources": progress.total,
+        "indexed": counts.pop("done"),
+        **counts,
+        "pruned": run.pruned,
+        "chunks": progress.chunks,
+        "embedded": progress.embedded,
+        "seconds": round(seconds, 2),
+        "error": run.error,
+        "failures": [{"source": key, **error} for key, error in parts.runs.failures(run_id)],
+    }
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    say(
+        f"{summary['indexed']:,} indexed, {summary['unchanged']:,} unchanged, {summary['failed']:,} failed, "
+        f"{summary['pruned']:,} pruned · {summary['chunks']:,} chunks, {summary['embedded']:,} texts embedded · "
+        f"{summary['seconds']:.1f} s"
+    )
+    for failure in summary["failures"]:
+        say(f"failed: {plain(failure['source'])}: {from_json(failure)}", style="red")
+    if len(summary["failures"]) < summary["failed"]:
+        note(f"… and {summary['failed'] - len(summary['failures'])} more; see `manage.py docs list --status failed`.")
+    if summary["error"]:
+        raise from_json(summary["error"])
+    if summary["status"] == "failed":
+        raise InternalFault("The run failed.")

@@ -1,0 +1,82 @@
+"""What a person reads, and its twin for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.errors import CeleriacError
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say_error(error: CeleriacError) -> None:
+    """One line on standard error; with ``--json`` the error as JSON."""
+    if "--json" in sys.argv:
+        sys.stderr.write(json.dumps({"error": error.to_json()}, ensure_ascii=False) + "\n")
+        return
+    line = Text.assemble(("error: ", "bold red"), plain(error.message), (" " + plain(error.hint)).rstrip())
+    err.print(line)
+
+
+def say_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=_jsonable) + "\n")
+
+
+def say(text: str = "", style: str = "") -> None:
+    """One line, taken literally."""
+    out.print(Text(plain(text), style=style))
+
+
+def note(text: str) -> None:
+    """One line beside the result: on standard error, dimmed."""
+    err.print(Text(plain(text), style="dim"))
+
+
+def say_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table whose cells are taken literally; numbers to the right."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    listed = [list(row) for row in rows]
+    for number, column in enumerate(columns):
+        numeric = bool(listed) and all(isinstance(row[number], int | float) for row in listed)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in listed:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(_cell(cell)) for cell in row))
+    out.print(table)
+
+
+def plain(text: str) -> str:
+    """Text without what a terminal would obey or an encoder refuse: a document must not be able to move the cursor."""
+    kept = "".join(c if c in "\n\t" or (c.isprintable() or ord(c) > 0x9F) else "�" for c in text)
+    return kept.encode("utf-8", "replace").decode()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    return plain(f"{value:,}" if isinstance(value, int) else str(value))
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, CeleriacError):
+        return value.to_json()
+    return str(value)

@@ -1,0 +1,1 @@
+"""Postgres, the truth: knowledge bases, documents, runs, questions."""

@@ -1,0 +1,178 @@
+"""Documents, their generations and chunks, as ingest writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline.adapters.postgres.engine import transaction
+from pipeline.adapters.postgres.rows import recordset
+from pipeline.types import Block, Draft, DraftChunk, Source, Value
+
+# Each registration reserves a generation of its own, so that two runs over one document can't write the same one.
+_REGISTER = sa.text("""
+WITH given AS (
+    SELECT DISTINCT ON (key) * FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(key text, origin text, format text)
+    ORDER BY key
+)
+INSERT INTO documents (kb_id, key, origin, format) SELECT :kb_id, key, origin, format FROM given
+ON CONFLICT ON CONSTRAINT documents_kb_key DO UPDATE
+SET origin = excluded.origin, format = excluded.format, reserved_generation = documents.reserved_generation + 1
+RETURNING id::text, key, content_hash, reserved_generation AS generation
+""")
+_SAVE_DRAFTS = sa.text("""
+INSERT INTO document_versions (document_id, generation, content_hash, title, text, blocks)
+SELECT r.document_id, r.generation, r.content_hash, r.title, r.text, r.blocks
+FROM jsonb_to_recordset(CAST(:rows AS jsonb))
+    AS r(document_id uuid, generation integer, content_hash text, title text, text text, blocks jsonb)
+ON CONFLICT (document_id, generation) DO UPDATE
+SET content_hash = excluded.content_hash, title = excluded.title, text = excluded.text, blocks = excluded.blocks
+""")
+_DRAFTS = sa.text("""
+SELECT v.document_id::text, v.generation, v.title, v.content_hash, v.text, v.blocks
+FROM document_versions v
+JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(document_id uuid, generation integer)
+    ON v.document_id = r.document_id AND v.generation = r.generation
+""")
+_CLEAR_CHUNKS = sa.text("""
+DELETE FROM chunks c USING jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(document_id uuid, generation integer)
+WHERE c.document_id = r.document_id AND c.generation = r.generation
+""")
+_SAVE_CHUNKS = sa.text("""
+INSERT INTO chunks (id, kb_id, document_id, generation, ordinal, text, context, start_char, end_char, page, section,
+    token_count, embed_hash)
+SELECT r.id, :kb_id, r.document_id, r.generation, r.ordinal, r.text, r.context, r.start, r."end", r.page, r.section,
+    r.tokens, decode(r.embed_hash, 'hex')
+FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id uuid, document_id uuid, generation integer, ordinal integer,
+    text text, context text, start integer, "end" integer, page integer, section text, tokens integer,
+    embed_hash text)
+ON CONFLICT (id) DO NOTHING
+""")
+_CHUNKS = sa.text("""
+SELECT c.id::text, c.document_id::text, c.generation, c.ordinal, c.text, c.context, c.start_char AS start,
+    c.end_char AS "end", c.page, c.section, c.token_count AS tokens, encode(c.embed_hash, 'hex') AS embed_hash
+FROM chunks c JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(document_id uuid, generation integer)
+    ON c.document_id = r.document_id AND c.generation = r.generation
+ORDER BY c.document_id, c.generation, c.ordinal
+""")
+_SWITCH = sa.text("""
+UPDATE documents d SET live_generation = v.generation, content_hash = v.content_hash, title = v.title,
+    status = 'live', error = NULL, updated_at = now(),
+    chunk_count = (SELECT count(*) FROM chunks c WHERE c.document_id = v.document_id AND c.generation = v.generation)
+FROM document_versions v JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(document_id uuid, generation integer)
+    ON v.document_id = r.document_id AND v.generation = r.generation
+WHERE d.id = v.document_id AND coalesce(d.live_generation, 0) < v.generation
+""")
+_SUPERSEDED = sa.text("""
+SELECT c.id::text FROM chunks c JOIN documents d ON d.id = c.document_id
+WHERE d.id = ANY(CAST(:ids AS uuid[])) AND c.generation < d.live_generation
+""")
+_FORGET = sa.text("""
+DELETE FROM document_versions v USING documents d
+WHERE d.id = v.document_id AND d.id = ANY(CAST(:ids AS uuid[])) AND v.generation < d.live_generation
+""")
+_VANISHED = sa.text("""
+SELECT d.id::text FROM documents d
+WHERE d.kb_id = :kb_id
+  AND EXISTS (SELECT FROM unnest(CAST(:roots AS text[])) AS root
+              WHERE d.origin = root OR starts_with(d.origin, rtrim(root, '/') || '/'))
+  AND NOT EXISTS (SELECT FROM run_items i WHERE i.run_id = :run_id AND i.key = d.key)
+ORDER BY d.id
+""")
+_CHUNK_IDS = sa.text("SELECT id::text FROM chunks WHERE document_id = ANY(CAST(:ids AS uuid[]))")
+_HIDE = sa.text("""
+UPDATE documents SET live_generation = NULL, content_hash = NULL, chunk_count = 0, status = 'pending'
+WHERE id = ANY(CAST(:ids AS uuid[]))
+""")
+_DELETE = sa.text("DELETE FROM documents WHERE id = ANY(CAST(:ids AS uuid[]))")
+
+
+class Registered(Value):
+    """A document as ingest finds it before it reads the source."""
+
+    id: str
+    key: str
+    content_hash: str | None
+    generation: int
+
+
+class Documents:
+    """The documents of all knowledge bases, seen by the stages that write them."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        """Over an engine shared with the rest of the process."""
+        self._engine = engine
+
+    def register(self, kb_id: str, sources: Sequence[Source]) -> dict[str, Registered]:
+        """A row for each source, by key, made where it isn't there; each with a generation to write."""
+        rows = recordset({"key": s.key, "origin": s.origin, "format": s.format} for s in sources)
+        with transaction(self._engine) as connection:
+            found = connection.execute(_REGISTER, {"kb_id": kb_id, "rows": rows}).mappings()
+            return {row["key"]: Registered.model_validate(dict(row)) for row in found}
+
+    def save_drafts(self, drafts: Sequence[Draft]) -> None:
+        """Write new generations beside the live ones; again: the same rows."""
+        rows = recordset(draft.model_dump(mode="json") for draft in drafts)
+        with transaction(self._engine) as connection:
+            connection.execute(_SAVE_DRAFTS, {"rows": rows})
+
+    def drafts(self, versions: Sequence[tuple[str, int]]) -> list[Draft]:
+        """The drafts of these (document, generation) pairs."""
+        with transaction(self._engine) as connection:
+            rows = connection.execute(_DRAFTS, {"rows": _versions(versions)}).mappings()
+            return [_draft(row) for row in rows]
+
+    def save_chunks(self, kb_id: str, versions: Sequence[tuple[str, int]], chunks: Sequence[DraftChunk]) -> None:
+        """Replace the chunks of these generations, none of which is live yet."""
+        values = {"kb_id": kb_id, "rows": recordset(chunk.model_dump(mode="json") for chunk in chunks)}
+        with transaction(self._engine) as connection:
+            connection.execute(_CLEAR_CHUNKS, {"rows": _versions(versions)})
+            connection.execute(_SAVE_CHUNKS, values)
+
+    def chunks(self, versions: Sequence[tuple[str, int]]) -> list[DraftChunk]:
+        """The chunks of these generations, in order."""
+        with transaction(self._engine) as connection:
+            rows = connection.execute(_CHUNKS, {"rows": _versions(versions)}).mappings()
+            return [DraftChunk.model_construct(**row) for row in rows]
+
+    def switch(self, versions: Sequence[tuple[str, int]]) -> None:
+        """Make these generations the live ones, all at once; an older one never replaces a newer one."""
+        with transaction(self._engine) as connection:
+            connection.execute(_SWITCH, {"rows": _versions(versions)})
+
+    def superseded_chunks(self, document_ids: Sequence[str]) -> list[str]:
+        """Ids of chunks that belong to generations older than the live one."""
+        with transaction(self._engine) as connection:
+            return list(connection.execute(_SUPERSEDED, {"ids": list(document_ids)}).scalars())
+
+    def forget_superseded(self, document_ids: Sequence[str]) -> None:
+        """Delete the generations older than the live one, with their chunks."""
+        with transaction(self._engine) as connection:
+            connection.execute(_FORGET, {"ids": list(document_ids)})
+
+    def vanished(self, kb_id: str, run_id: str, roots: Sequence[str]) -> list[str]:
+        """Ids of documents that came from under ``roots`` and that the run did not meet."""
+        values = {"kb_id": kb_id, "run_id": run_id, "roots": list(roots)}
+        with transaction(self._engine) as connection:
+            return list(connection.execute(_VANISHED, values).scalars())
+
+    def hide(self, document_ids: Sequence[str]) -> list[str]:
+        """Take documents out of every answer, and return the ids of their chunks; :meth:`delete` comes after."""
+        with transaction(self._engine) as connection:
+            connection.execute(_HIDE, {"ids": list(document_ids)})
+            return list(connection.execute(_CHUNK_IDS, {"ids": list(document_ids)}).scalars())
+
+    def delete(self, document_ids: Sequence[str]) -> None:
+        """Delete documents with their generations and chunks."""
+        with transaction(self._engine) as connection:
+            connection.execute(_DELETE, {"ids": list(document_ids)})
+
+
+def _versions(versions: Sequence[tuple[str, int]]) -> str:
+    return recordset({"document_id": document, "generation": generation} for document, generation in versions)
+
+
+def _draft(row: Mapping[Any, Any]) -> Draft:
+    return Draft(**{**row, "blocks": tuple(Block.model_validate(block) for block in row["blocks"])})

@@ -1,0 +1,95 @@
+"""Knowledge bases and their tenants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline.adapters.postgres.engine import transaction
+from pipeline.errors import Conflict, NotFound
+from pipeline.types import KnowledgeBase, StoreName
+
+_SELECT = """
+SELECT k.id::text, t.name AS tenant, k.name, k.embedding_model, k.dimensions, k.store, k.created_at
+FROM knowledge_bases k JOIN tenants t ON t.id = k.tenant_id
+"""
+_FIND = sa.text(_SELECT + "WHERE t.name = :tenant AND k.name = :name")
+_LIST = sa.text(_SELECT + "WHERE t.name = :tenant ORDER BY k.name")
+_TENANT = sa.text("INSERT INTO tenants (name) VALUES (:tenant) ON CONFLICT (name) DO NOTHING")
+_CREATE = sa.text("""
+INSERT INTO knowledge_bases (tenant_id, name, embedding_model, dimensions, store)
+SELECT id, :name, :model, :dimensions, :store FROM tenants WHERE name = :tenant
+ON CONFLICT (tenant_id, name) DO NOTHING
+""")
+_DELETE = sa.text("DELETE FROM knowledge_bases WHERE id = :id")
+_COUNTS = sa.text("""
+SELECT count(*) FILTER (WHERE live_generation IS NOT NULL) AS documents,
+       count(*) FILTER (WHERE status = 'failed') AS failed,
+       coalesce(sum(chunk_count), 0) AS chunks
+FROM documents WHERE kb_id = :id
+""")
+_ANY_DOCUMENT = sa.text("SELECT EXISTS (SELECT FROM documents WHERE kb_id = :id AND live_generation IS NOT NULL)")
+
+
+class KnowledgeBases:
+    """The catalogue of knowledge bases."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        """Over an engine shared with the rest of the process."""
+        self._engine = engine
+
+    def find(self, tenant: str, name: str) -> KnowledgeBase:
+        """The knowledge base of that name; raises NotFound."""
+        with transaction(self._engine) as connection:
+            row = connection.execute(_FIND, {"tenant": tenant, "name": name}).mappings().first()
+        if row is None:
+            where = "" if tenant == "default" else f" of tenant {tenant!r}"
+            raise NotFound(
+                f"There is no knowledge base {name!r}{where}.",
+                f"`manage.py kb list` shows those there are; `manage.py ingest PATH --kb {name}` makes one.",
+            )
+        return _knowledge_base(row)
+
+    def list(self, tenant: str) -> tuple[KnowledgeBase, ...]:
+        """All knowledge bases of a tenant, by name."""
+        with transaction(self._engine) as connection:
+            return tuple(_knowledge_base(row) for row in connection.execute(_LIST, {"tenant": tenant}).mappings())
+
+    def create(self, tenant: str, name: str, *, model: str, dimensions: int, store: StoreName) -> KnowledgeBase:
+        """A new, empty knowledge base; raises Conflict where the name is taken."""
+        if not self._insert(tenant, name, model, dimensions, store):
+            raise Conflict(f"Knowledge base {name!r} exists already.", "Choose another name, or delete it first.")
+        return self.find(tenant, name)
+
+    def find_or_create(self, tenant: str, name: str, *, model: str, dimensions: int, store: StoreName) -> KnowledgeBase:
+        """The knowledge base of that name, made if it isn't there; safe when two do it at once."""
+        self._insert(tenant, name, model, dimensions, store)
+        return self.find(tenant, name)
+
+    def delete(self, kb_id: str) -> None:
+        """Remove it with all its documents, chunks and runs; questions asked of it stay."""
+        with transaction(self._engine) as connection:
+            connection.execute(_DELETE, {"id": kb_id})
+
+    def counts(self, kb_id: str) -> dict[str, int]:
+        """How many live ``documents``, ``failed`` documents and live ``chunks`` it has."""
+        with transaction(self._engine) as connection:
+            row = connection.execute(_COUNTS, {"id": kb_id}).mappings().one()
+        return {name: int(count) for name, count in row.items()}
+
+    def holds_documents(self, kb_id: str) -> bool:
+        """Whether at least one document is live."""
+        with transaction(self._engine) as connection:
+            return bool(connection.execute(_ANY_DOCUMENT, {"id": kb_id}).scalar())
+
+    def _insert(self, tenant: str, name: str, model: str, dimensions: int, store: StoreName) -> bool:
+        values = {"tenant": tenant, "name": name, "model": model, "dimensions": dimensions, "store": store}
+        with transaction(self._engine) as connection:
+            connection.execute(_TENANT, {"tenant": tenant})
+            return connection.execute(_CREATE, values).rowcount == 1
+
+
+def _knowledge_base(row: Mapping[Any, Any]) -> KnowledgeBase:
+    return KnowledgeBase.model_validate(dict(row))

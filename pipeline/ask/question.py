@@ -1,0 +1,32 @@
+"""A new question: an id, a clock, and nothing that the guard would refuse."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+from pipeline.ask.guard import check_text
+from pipeline.settings import Settings
+from pipeline.types import AskOptions, Question
+
+
+def new_question(
+    text: str,
+    settings: Settings,
+    *,
+    kb: str = "default",
+    tenant: str = "default",
+    options: AskOptions | None = None,
+    timeout: float | None = None,
+) -> Question:
+    """A question to be answered within ``timeout`` seconds from now; raises BadQuestion before anything is stored."""
+    now = time.time()
+    return Question(
+        id=str(uuid.uuid4()),
+        text=check_text(text, max_chars=settings.max_question_chars),
+        tenant=tenant,
+        kb=kb,
+        options=options or AskOptions(top_k=settings.top_k),
+        submitted_at=now,
+        deadline=now + (timeout or settings.ask_timeout),
+    )

@@ -1,0 +1,75 @@
+"""Stage ``embed``: a vector for every chunk of a batch, paid for once per text and model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from pipeline.seams import Embedder
+from pipeline.types import Batch, DraftChunk, ItemStatus, Run, RunItem, Vector
+
+
+class EmbeddingCache(Protocol):
+    """Vectors by model and text hash, shared by all workers."""
+
+    def known(self, model: str, hashes: Sequence[str]) -> set[str]:
+        """Those of ``hashes`` that have a vector."""
+
+    def save(self, model: str, vectors: Mapping[str, Vector]) -> None:
+        """Add vectors by hash."""
+
+
+class Chunks(Protocol):
+    """Where the chunks of a generation are read."""
+
+    def chunks(self, versions: Sequence[tuple[str, int]]) -> list[DraftChunk]:
+        """The chunks of these generations."""
+
+
+class Manifest(Protocol):
+    """The items of a batch."""
+
+    def items(self, batch: Batch, status: ItemStatus) -> list[RunItem]:
+        """The items that wait at ``status``."""
+
+    def advance(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Move items on."""
+
+
+def embed(
+    batch: Batch,
+    run: Run,
+    *,
+    manifest: Manifest,
+    chunks: Chunks,
+    cache: EmbeddingCache,
+    embedder: Embedder,
+    timeout: float,
+) -> int:
+    """Embed what no worker has embedded yet; returns how many texts that were.
+
+    The vectors go to the cache in Postgres, not into a message: a redelivered upsert finds them there.
+    """
+    items = manifest.items(batch, "chunked")
+    if not items:
+        return 0
+    found = chunks.chunks([(str(item.document_id), item.generation or 0) for item in items])
+    texts = {chunk.embed_hash: chunk.indexed_text for chunk in found}
+    missing = sorted(set(texts) - cache.known(run.kb.embedding_model, list(texts)))
+    if missing:
+        vectors = embedder.embed([texts[key] for key in missing], timeout=timeout).vectors
+        cache.save(run.kb.embedding_model, dict(zip(missing, vectors, strict=True)))
+    manifest.advance(run.id, _rows(items, found, set(missing)))
+    return len(missing)
+
+
+def _rows(items: Sequence[RunItem], chunks: Sequence[DraftChunk], embedded: set[str]) -> list[dict[str, Any]]:
+    counted: dict[str, int] = {}
+    for chunk in chunks:
+        if chunk.embed_hash in embedded:
+            embedded.discard(chunk.embed_hash)  # a text that occurs twice was embedded once
+            counted[chunk.document_id] = counted.get(chunk.document_id, 0) + 1
+    return [
+        {"number": item.number, "status": "embedded", "embedded": counted.get(str(item.document_id), 0)}
+        for item in items
+    ]

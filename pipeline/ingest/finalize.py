@@ -1,0 +1,57 @@
+"""Stage ``finalize``: the end of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from pipeline.errors import CeleriacError, InternalFault
+from pipeline.ingest.removal import Removable, remove
+from pipeline.seams import IndexWriter
+from pipeline.types import Run, RunStatus
+
+_PAGE = 200
+
+
+class Documents(Removable, Protocol):
+    """Documents that the run did not meet again."""
+
+    def vanished(self, kb_id: str, run_id: str, roots: Sequence[str]) -> list[str]:
+        """Ids of documents from under ``roots`` that the run did not meet."""
+
+
+class Manifest(Protocol):
+    """The run's ledger."""
+
+    def open_numbers(self, run_id: str) -> list[int]:
+        """Numbers of items that are not over."""
+
+    def fail(self, run_id: str, errors: Mapping[int, CeleriacError]) -> None:
+        """End items with their causes."""
+
+    def finish(self, run_id: str, status: RunStatus, *, error: CeleriacError | None = None, pruned: int = 0) -> bool:
+        """End the run."""
+
+
+def finalize(run: Run, *, manifest: Manifest, documents: Documents, store: IndexWriter, timeout: float) -> int:
+    """Prune if asked to, give up items that were tried too often, and end the run; returns how many were pruned."""
+    if run.status != "running":
+        return 0
+    pruned = _prune(run, documents, store, timeout) if run.options.prune else 0
+    left = manifest.open_numbers(run.id)
+    cause = InternalFault("Given up: the workers that took it died or lost it each time.")
+    manifest.fail(run.id, dict.fromkeys(left, cause))
+    manifest.finish(run.id, "done", pruned=pruned)
+    return pruned
+
+
+def _prune(run: Run, documents: Documents, store: IndexWriter, timeout: float) -> int:
+    vanished = documents.vanished(run.kb.id, run.id, run.options.roots)
+    for page in _pages(vanished):
+        remove(page, run.kb.index, documents=documents, store=store, timeout=timeout)
+    return len(vanished)
+
+
+def _pages(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for first in range(0, len(ids), _PAGE):
+        yield ids[first : first + _PAGE]

@@ -1,0 +1,37 @@
+"""A run's manifest: every source a row, in batches, before any message is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from pipeline.types import Source
+
+
+class Ledger(Protocol):
+    """Where manifests are kept."""
+
+    def add(self, run_id: str, batch: int, sources: Iterable[tuple[int, Source]]) -> None:
+        """Add numbered sources."""
+
+
+def write_manifest(
+    run_id: str, sources: Iterable[Source], *, ledger: Ledger, max_documents: int, max_bytes: int
+) -> Iterator[int]:
+    """Stream sources into the manifest, and yield how many are in it after each batch.
+
+    A batch ends before it would hold more than ``max_documents`` sources or ``max_bytes`` of them; a larger source
+    is a batch of its own.
+    """
+    batch: list[tuple[int, Source]] = []
+    number = batches = size = 0
+    for source in sources:
+        if batch and (len(batch) >= max_documents or size + (source.length or 0) > max_bytes):
+            ledger.add(run_id, batches, batch)
+            batch, size, batches = [], 0, batches + 1
+            yield number
+        batch.append((number, source))
+        number, size = number + 1, size + (source.length or 0)
+    if batch:
+        ledger.add(run_id, batches, batch)
+        yield number

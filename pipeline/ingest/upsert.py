@@ -1,0 +1,83 @@
+"""Stage ``upsert``: into the vector store, and only then live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from pipeline.errors import InternalFault
+from pipeline.ingest.removal import Superseded, retire
+from pipeline.seams import IndexWriter
+from pipeline.types import Batch, DraftChunk, IndexEntry, ItemStatus, Run, RunItem, Vector
+
+
+class Vectors(Protocol):
+    """Vectors by model and text hash."""
+
+    def load(self, model: str, hashes: Sequence[str]) -> Mapping[str, Vector]:
+        """Vectors by hash."""
+
+
+class Documents(Superseded, Protocol):
+    """Chunks of drafts, and the switch to a new generation."""
+
+    def chunks(self, versions: Sequence[tuple[str, int]]) -> list[DraftChunk]:
+        """The chunks of these generations."""
+
+    def switch(self, versions: Sequence[tuple[str, int]]) -> None:
+        """Make these generations live."""
+
+
+class Manifest(Protocol):
+    """The items of a batch."""
+
+    def items(self, batch: Batch, status: ItemStatus) -> list[RunItem]:
+        """The items that wait at ``status``."""
+
+    def advance(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Move items on."""
+
+
+def upsert(
+    batch: Batch,
+    run: Run,
+    *,
+    manifest: Manifest,
+    documents: Documents,
+    vectors: Vectors,
+    store: IndexWriter,
+    timeout: float,
+) -> int:
+    """Write the batch's chunks to the store, switch its documents to them, remove what they replace;
+    returns the number of chunks written.
+
+    The order is the guarantee: a reader sees the old generation until every chunk of the new one is in the store.
+    """
+    items = manifest.items(batch, "embedded")
+    if not items:
+        return 0
+    versions = [(str(item.document_id), item.generation or 0) for item in items]
+    chunks = documents.chunks(versions)
+    store.upsert(run.kb.index, _entries(chunks, vectors, run), timeout=timeout)
+    documents.switch(versions)
+    ids = [document for document, _ in versions]
+    retire(ids, run.kb.index, documents=documents, store=store, timeout=timeout)
+    manifest.advance(run.id, [{"number": item.number, "status": "done"} for item in items])
+    return len(chunks)
+
+
+def _entries(chunks: Sequence[DraftChunk], vectors: Vectors, run: Run) -> list[IndexEntry]:
+    found = vectors.load(run.kb.embedding_model, list({chunk.embed_hash for chunk in chunks}))
+    missing = sum(chunk.embed_hash not in found for chunk in chunks)
+    if missing:
+        raise InternalFault(f"{missing} of {len(chunks)} chunks have no vector, though their batch was embedded.")
+    return [
+        IndexEntry(
+            chunk_id=chunk.id,
+            document_id=chunk.document_id,
+            generation=chunk.generation,
+            vector=found[chunk.embed_hash],
+            keywords=chunk.indexed_text,
+        )
+        for chunk in chunks
+    ]

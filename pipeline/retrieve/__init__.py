@@ -1,0 +1,1 @@
+"""Finding evidence: embed, search, enrich, rerank."""

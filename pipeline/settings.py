@@ -1,0 +1,159 @@
+"""All settings: one object, read once, from the environment.
+
+Names that the world already knows are used as they are (``REDIS_URL``, ``DATABASE_URL``,
+``WEAVIATE_URL``, ``OPENAI_API_KEY``, ``OPENAI_BASE_URL``); all others start with ``CELERIAC_``.
+An unknown ``CELERIAC_`` name is refused: a typing mistake must not pass for a default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline.errors import BadSettings
+from pipeline.types import StoreName
+
+PREFIX = "CELERIAC_"
+OFFLINE_EMBEDDER = "wordllama-256"
+OFFLINE_GENERATOR = "extractive"
+
+
+def _known(name: str) -> Any:
+    return Field(default=None, validation_alias=AliasChoices(name))
+
+
+class Settings(BaseSettings):
+    """Every knob, with its default. Seconds unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+
+    # Services. None: the embedded one that `manage.py up` starts.
+    redis_url: SecretStr | None = _known("REDIS_URL")
+    database_url: SecretStr | None = _known("DATABASE_URL")
+    weaviate_url: str | None = _known("WEAVIATE_URL")
+    weaviate_grpc_url: str | None = _known("WEAVIATE_GRPC_URL")
+    weaviate_api_key: SecretStr | None = _known("WEAVIATE_API_KEY")
+    openai_api_key: SecretStr | None = _known("OPENAI_API_KEY")
+    openai_base_url: str | None = _known("OPENAI_BASE_URL")
+
+    home: Path = Path(".celeriac")
+    """Folder of the embedded services: data, logs, pids."""
+    namespace: str = "celeriac"
+    """Prefix of every Redis key, so that several installations can share one server."""
+
+    # Parts. None: chosen by what is configured (OpenAI where a key or a base URL is set, else offline).
+    store: StoreName | None = None
+    embedding_model: str | None = None
+    embedding_dimensions: int | None = Field(default=None, ge=1, le=4000)
+    chat_model: str | None = None
+    rerank_model: str | None = None
+    rerank_url: str | None = None
+    rerank_api_key: SecretStr | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    prices: dict[str, tuple[float, float]] = {}
+    """USD per million input and output tokens by model, over the built-in list."""
+
+    # Retrieval
+    top_k: int = Field(default=5, ge=1, le=100)
+    candidates: int = Field(default=50, ge=1, le=1000)
+    """Chunks each branch looks up before fusion."""
+    alpha: float | None = Field(default=None, ge=0, le=1)
+    """Weight of the vector branch. None: the embedding model's own default."""
+    min_score: float | None = Field(default=None, ge=0, le=1)
+    """Fused score below which a passage is no evidence. None: the embedding model's own default."""
+    keyword_language: str = "english"
+    """Postgres text search configuration of the keyword branch."""
+
+    # Chunks
+    chunk_tokens: int = Field(default=300, ge=16, le=8000)
+    chunk_overlap_tokens: int = Field(default=0, ge=0, le=1000)
+    max_source_bytes: int = Field(default=100_000_000, ge=1)
+    max_record_bytes: int = Field(default=10_000_000, ge=1)
+
+    # Guard
+    max_question_chars: int = Field(default=8_000, ge=1)
+
+    # Time
+    ask_timeout: float = Field(default=60.0, gt=0, le=3600)
+    embed_timeout: float = Field(default=30.0, gt=0)
+    search_timeout: float = Field(default=10.0, gt=0)
+    generate_timeout: float = Field(default=60.0, gt=0)
+    write_timeout: float = Field(default=60.0, gt=0)
+    statement_timeout: float = Field(default=30.0, gt=0)
+    connect_timeout: float = Field(default=5.0, gt=0)
+    stream_ttl: int = Field(default=3600, ge=60)
+    result_ttl: int = Field(default=86_400, ge=60)
+
+    # Workers
+    database_pool: int = Field(default=10, ge=1)
+    redis_connections: int = Field(default=400, ge=20)
+    heartbeat_ttl: float = Field(default=10.0, ge=2)
+    """A worker silent for so long is dead; what it held is delivered again."""
+    sweep_every: float = Field(default=3.0, ge=0.5)
+    visibility_timeout: int = Field(default=3600, ge=60)
+    task_events: bool = True
+    """Events for Flower; they cost about a tenth of a worker's time."""
+    max_retries: int = Field(default=5, ge=0)
+    retry_backoff: float = Field(default=0.5, gt=0)
+    retry_backoff_max: float = Field(default=20.0, gt=0)
+
+    # Ingest
+    batch_documents: int = Field(default=64, ge=1)
+    batch_bytes: int = Field(default=512_000, ge=1)
+    wave_batches: int = Field(default=32, ge=1)
+    embed_batch_texts: int = Field(default=256, ge=1, le=2048)
+    embed_batch_tokens: int = Field(default=100_000, ge=1, le=300_000)
+    embed_concurrency: int = Field(default=4, ge=1, le=64)
+
+    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @property
+    def uses_openai(self) -> bool:
+        """Whether an OpenAI-compatible service is configured."""
+        return self.openai_api_key is not None or self.openai_base_url is not None
+
+    @property
+    def store_name(self) -> StoreName:
+        """The vector store in use."""
+        return self.store or ("weaviate" if self.weaviate_url else "pgvector")
+
+    @property
+    def embedder_name(self) -> str:
+        """The embedding model in use."""
+        default = "text-embedding-3-small" if self.uses_openai else OFFLINE_EMBEDDER
+        return self.embedding_model or default
+
+    @property
+    def generator_name(self) -> str:
+        """The model that answers; ``extractive`` needs none."""
+        return self.chat_model or ("gpt-5-mini" if self.uses_openai else OFFLINE_GENERATOR)
+
+
+def refuse_unknown(environment: Mapping[str, str]) -> None:
+    """Raise BadSettings for a ``CELERIAC_`` variable that is no setting, with the nearest name."""
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    for name in sorted(environment):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"Did you mean {near[0]}?" if near else "See docs/settings.md for all names."
+            raise BadSettings(f"{name} is not a setting.", hint)
+
+
+def load(**overrides: Any) -> Settings:
+    """Settings from the environment; keyword arguments win. Raises BadSettings in one line."""
+    refuse_unknown(os.environ)
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        shown = name if name.isupper() else f"{PREFIX}{name}".upper()
+        raise BadSettings(f"{shown}: {first['msg']}.", "See docs/settings.md for what it takes.") from None

@@ -1,0 +1,390 @@
+"""The values that cross stages: frozen, strict, and the same after a trip through JSON.
+
+What rides in a message is small: ids, scores and locations. Texts stay in Postgres; a query's vector
+rides from ``embed`` to ``search`` and no further.
+"""
+
+from __future__ import annotations
+
+import base64
+from datetime import datetime
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+Vector = NDArray[np.float32]
+
+Fusion = Literal["scores", "rrf"]
+StoreName = Literal["pgvector", "weaviate"]
+Outcome = Literal["answered", "not_in_knowledge_base"]
+AnswerMode = Literal["generated", "extractive", "none"]
+QuestionStatus = Literal["queued", "done", "failed", "cancelled"]
+RunStatus = Literal["discovering", "running", "done", "failed", "cancelled"]
+ItemStatus = Literal["queued", "parsed", "chunked", "embedded", "done", "unchanged", "failed", "cancelled"]
+
+
+class Value(BaseModel):
+    """Base of all values that cross a stage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def encode(self) -> dict[str, Any]:
+        """The value as plain JSON types, defaults left out to keep messages small."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @classmethod
+    def decode(cls, data: Any) -> Self:
+        """The value back from :meth:`encode`."""
+        return cls.model_validate(data)
+
+
+# --------------------------------------------------------------------------- knowledge bases
+
+
+class IndexRef(Value):
+    """Where the vectors of one knowledge base live: the key of every call to a vector store.
+
+    No query exists without it, so nothing can be read across knowledge bases.
+    """
+
+    kb_id: str
+    model: str
+    dimensions: int
+
+
+class KnowledgeBase(Value):
+    """A named collection of documents of one tenant, embedded by one model into one store."""
+
+    id: str
+    tenant: str
+    name: str
+    embedding_model: str
+    dimensions: int
+    store: StoreName
+    created_at: datetime
+
+    @property
+    def index(self) -> IndexRef:
+        """The address of its vectors."""
+        return IndexRef(kb_id=self.id, model=self.embedding_model, dimensions=self.dimensions)
+
+
+# --------------------------------------------------------------------------- retrieval
+
+
+class Hit(Value):
+    """One chunk found by one branch; ``score`` is the branch's own (cosine similarity, or BM25)."""
+
+    chunk_id: str
+    score: float
+
+
+class ScoredChunk(Value):
+    """One chunk after fusion. ``score`` is in [0, 1]; a branch that missed it left None."""
+
+    chunk_id: str
+    score: float
+    vector_score: float | None = None
+    keyword_score: float | None = None
+
+
+class Passage(Value):
+    """A chunk with its place in its document. ``start`` and ``end`` are character offsets
+    (Unicode code points, end exclusive) into the document's parsed text; ``text`` is empty while it travels.
+    """
+
+    chunk_id: str
+    document_id: str
+    title: str = ""
+    source: str = ""
+    page: int | None = None
+    section: str = ""
+    start: int = 0
+    end: int = 0
+    score: float = 0.0
+    vector_score: float | None = None
+    keyword_score: float | None = None
+    text: str = ""
+
+
+# --------------------------------------------------------------------------- asking
+
+
+class AskOptions(Value):
+    """What a question may ask for; None means the setting's or the model's default."""
+
+    top_k: int = Field(default=5, ge=1, le=100)
+    min_score: float | None = Field(default=None, ge=0.0, le=1.0)
+    alpha: float | None = Field(default=None, ge=0.0, le=1.0)
+    fusion: Fusion = "scores"
+    model: str | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+
+
+class Question(Value):
+    """A question as its owner put it. Times are Unix seconds; ``epoch`` counts resubmissions."""
+
+    id: str
+    text: str
+    tenant: str = "default"
+    kb: str = "default"
+    options: AskOptions = AskOptions()
+    submitted_at: float
+    deadline: float
+    epoch: int = 0
+
+
+class Flag(Value):
+    """A suspicion that the guard reports and does not act upon."""
+
+    rule: str
+    where: str
+    excerpt: str
+
+
+class StageTiming(Value):
+    """How long one stage waited for a worker and ran, in milliseconds."""
+
+    stage: str
+    queue_ms: float = 0.0
+    run_ms: float = 0.0
+    worker: str = ""
+    attempt: int = 1
+
+
+class Usage(Value):
+    """Tokens and money of one question or one call; ``cost_usd`` is None where the price is unknown."""
+
+    model: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    embedding_tokens: int = 0
+    cost_usd: float | None = None
+
+
+class Citation(Value):
+    """What a marker ``[number]`` in the answer points to; ``quote`` is text[start:end] of the document."""
+
+    number: int
+    chunk_id: str
+    document_id: str
+    title: str = ""
+    source: str = ""
+    page: int | None = None
+    section: str = ""
+    start: int = 0
+    end: int = 0
+    quote: str = ""
+
+
+class Answer(Value):
+    """The final result of a question."""
+
+    question_id: str
+    outcome: Outcome
+    mode: AnswerMode
+    text: str
+    citations: tuple[Citation, ...] = ()
+    passages: tuple[Passage, ...] = ()
+    flags: tuple[Flag, ...] = ()
+    degraded: tuple[str, ...] = ()
+    timings: tuple[StageTiming, ...] = ()
+    usage: Usage = Usage()
+
+
+class AskState(Value):
+    """What one stage of a question hands to the next. Who sets what:
+
+    guard: ``kb``, ``flags`` · embed: ``vector`` · search: ``hits`` (and drops ``vector``) ·
+    enrich, rerank: ``passages`` (and drop ``hits``) · generate: ``answer`` ·
+    whoever runs a stage: ``timings`` and ``handed_over`` (Unix seconds), from which the next one's wait is known.
+    """
+
+    question: Question
+    kb: KnowledgeBase | None = None
+    flags: tuple[Flag, ...] = ()
+    vector: str | None = None
+    embedding_tokens: int = 0
+    hits: tuple[ScoredChunk, ...] = ()
+    passages: tuple[Passage, ...] = ()
+    answer: Answer | None = None
+    degraded: tuple[str, ...] = ()
+    timings: tuple[StageTiming, ...] = ()
+    handed_over: float = 0.0
+
+    def but(self, **changes: Any) -> Self:
+        """A copy with these fields changed; the values are trusted to be of the right type."""
+        return self.model_copy(update=changes)
+
+
+class AnswerEvent(Value):
+    """One thing that happened to an answer while it was written; ``position`` is where a reader goes on from.
+
+    ``begin``: an attempt starts, its number is ``value``, and what came before is void · ``text``: a piece ·
+    ``done`` · ``error``: the error's JSON.
+    """
+
+    kind: Literal["begin", "text", "done", "error"]
+    value: Any = None
+    position: str
+
+
+def pack_vector(vector: Vector) -> str:
+    """A vector as base64 of little-endian float32: a quarter of its size as JSON numbers."""
+    return base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode("ascii")
+
+
+def unpack_vector(packed: str) -> Vector:
+    """The vector back from :func:`pack_vector`; shape (dimensions,)."""
+    return np.frombuffer(base64.b64decode(packed), dtype="<f4").astype(np.float32)
+
+
+# --------------------------------------------------------------------------- ingesting
+
+
+class RecordFields(Value):
+    """Which columns of a record (JSON line, CSV row) are what; empty means: guess by the usual names."""
+
+    text: tuple[str, ...] = ()
+    title: str = ""
+    id: str = ""
+
+
+class Source(Value):
+    """One document to be: a whole file, or a record inside one.
+
+    ``key`` identifies it within its knowledge base; ``origin`` is the file it comes from.
+    ``offset`` and ``length`` are bytes and tell a record's place; a whole file has neither.
+    """
+
+    key: str
+    origin: str
+    format: str
+    offset: int | None = None
+    length: int | None = None
+    columns: tuple[str, ...] = ()
+
+
+class Block(Value):
+    """A stretch ``text[start:end]`` of a parsed document that lies on one page and in one section."""
+
+    start: int
+    end: int
+    page: int | None = None
+    section: str = ""
+
+
+class ParsedDocument(Value):
+    """The text of a document and what is known about its parts; ``blocks`` are in order, may be empty."""
+
+    text: str
+    title: str = ""
+    blocks: tuple[Block, ...] = ()
+
+
+class Chunk(Value):
+    """A piece of a document: ``text`` is exactly ``document.text[start:end]``."""
+
+    ordinal: int
+    text: str
+    start: int
+    end: int
+    page: int | None = None
+    section: str = ""
+    tokens: int = 0
+
+
+class IndexEntry(BaseModel):
+    """One chunk on its way into a vector store; ``keywords`` is the text the keyword branch ranks.
+
+    Not a :class:`Value`: it holds an array and never rides in a message.
+    """
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    chunk_id: str
+    document_id: str
+    generation: int
+    vector: Vector
+    keywords: str
+
+
+class DraftChunk(Value):
+    """A chunk about to be stored. ``context`` (title and section) goes before ``text`` in what is embedded
+    and ranked; ``embed_hash`` is the hex SHA-256 of the two together.
+    """
+
+    id: str
+    document_id: str
+    generation: int
+    ordinal: int
+    text: str
+    context: str = ""
+    start: int
+    end: int
+    page: int | None = None
+    section: str = ""
+    tokens: int = 0
+    embed_hash: str = ""
+
+    @property
+    def indexed_text(self) -> str:
+        """What is embedded and ranked: title and section often hold the words that are asked for."""
+        return indexed_text(self.context, self.text)
+
+
+def indexed_text(context: str, text: str) -> str:
+    """A chunk's text after its context, if it has one."""
+    return f"{context}\n{text}" if context else text
+
+
+class Draft(Value):
+    """A new generation of a document: parsed, on its way to being searchable."""
+
+    document_id: str
+    generation: int
+    title: str
+    content_hash: str
+    text: str
+    blocks: tuple[Block, ...] = ()
+
+
+class RunOptions(Value):
+    """What an ingest run was asked to do. ``roots`` are the paths given, as the sources' origins spell them."""
+
+    roots: tuple[str, ...] = ()
+    fields: RecordFields = RecordFields()
+    prune: bool = False
+
+
+class Run(Value):
+    """One ingest; ``epoch`` counts how often its work was sent again."""
+
+    id: str
+    kb: KnowledgeBase
+    status: RunStatus
+    options: RunOptions
+    epoch: int = 0
+    pruned: int = 0
+    error: dict[str, Any] | None = None
+
+
+class RunItem(Value):
+    """One source of a run and how far it got."""
+
+    number: int
+    key: str
+    source: Source
+    status: ItemStatus
+    document_id: str | None = None
+    generation: int | None = None
+
+
+class Batch(Value):
+    """The share of a run that one chain of ingest tasks carries: its items are rows in Postgres."""
+
+    run_id: str
+    number: int

@@ -1,0 +1,286 @@
+"""Settings → parts: the composition root, and the only importer of adapters.
+
+Every part is built when it is first asked for, once, and its driver imported only then: a command that needs no
+model loads none.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pipeline.errors import BadSettings
+from pipeline.ingest.parse import Reading
+from pipeline.seams import Chunker, Embedder, Generator, Parser, Reranker, VectorStore
+from pipeline.settings import OFFLINE_EMBEDDER, OFFLINE_GENERATOR, Settings
+
+if TYPE_CHECKING:
+    import openai
+    import redis
+    import sqlalchemy as sa
+
+    from pipeline.adapters.postgres.documents import Documents
+    from pipeline.adapters.postgres.embeddings import EmbeddingCache
+    from pipeline.adapters.postgres.knowledge_bases import KnowledgeBases
+    from pipeline.adapters.postgres.passages import Passages
+    from pipeline.adapters.postgres.questions import Questions
+    from pipeline.adapters.postgres.runs import Runs
+    from pipeline.adapters.redis_stream import AnswerStreams
+
+T = TypeVar("T")
+
+
+class once(cached_property[T]):  # noqa: N801 - a decorator, spelled like cached_property
+    """A cached property that many greenlets or threads may ask for first at the same time."""
+
+    _lock = threading.RLock()
+
+    def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
+        """The part; built under one lock for all parts, since parts ask for parts."""
+        if instance is None or (self.attrname is not None and self.attrname in instance.__dict__):
+            return super().__get__(instance, owner)
+        with self._lock:
+            return super().__get__(instance, owner)
+
+
+class Parts:
+    """What a process works with. One per process: connections are shared by all its threads or greenlets."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Builds nothing yet."""
+        self.settings = settings
+
+    # ------------------------------------------------------------------ services
+
+    @property
+    def redis_url(self) -> str:
+        """Where Redis is; raises BadSettings where nobody said."""
+        if self.settings.redis_url is None:
+            raise BadSettings("No Redis is known.", "Run `manage.py up` first, or set REDIS_URL.")
+        return self.settings.redis_url.get_secret_value()
+
+    @property
+    def database_url(self) -> str:
+        """Where Postgres is; raises BadSettings where nobody said."""
+        if self.settings.database_url is None:
+            raise BadSettings("No Postgres is known.", "Run `manage.py up` first, or set DATABASE_URL.")
+        return self.settings.database_url.get_secret_value()
+
+    @once
+    def engine(self) -> sa.Engine:
+        """The pool of Postgres connections."""
+        from pipeline.adapters.postgres.engine import make_engine
+
+        return make_engine(
+            self.database_url,
+            pool=self.settings.database_pool,
+            connect_timeout=self.settings.connect_timeout,
+            statement_timeout=self.settings.statement_timeout,
+        )
+
+    @once
+    def redis(self) -> redis.Redis:
+        """The Redis client for Celeriac's own keys (Celery has its own connections)."""
+        from pipeline.adapters.redis_stream import make_client
+
+        client: redis.Redis = make_client(
+            self.redis_url,
+            connections=self.settings.redis_connections,
+            connect_timeout=self.settings.connect_timeout,
+        )
+        return client
+
+    @once
+    def streams(self) -> AnswerStreams:
+        """Answers while they are written."""
+        from pipeline.adapters.redis_stream import AnswerStreams
+
+        return AnswerStreams(self.redis, namespace=self.settings.namespace, ttl=self.settings.stream_ttl)
+
+    # ------------------------------------------------------------------ ledgers
+
+    @once
+    def knowledge_bases(self) -> KnowledgeBases:
+        """The catalogue of knowledge bases."""
+        from pipeline.adapters.postgres.knowledge_bases import KnowledgeBases
+
+        return KnowledgeBases(self.engine)
+
+    @once
+    def documents(self) -> Documents:
+        """Documents as ingest writes them."""
+        from pipeline.adapters.postgres.documents import Documents
+
+        return Documents(self.engine)
+
+    @once
+    def passages(self) -> Passages:
+        """Chunks as readers see them."""
+        from pipeline.adapters.postgres.passages import Passages
+
+        return Passages(self.engine)
+
+    @once
+    def embeddings(self) -> EmbeddingCache:
+        """Vectors paid for already."""
+        from pipeline.adapters.postgres.embeddings import EmbeddingCache
+
+        return EmbeddingCache(self.engine)
+
+    @once
+    def runs(self) -> Runs:
+        """Ingest runs."""
+        from pipeline.adapters.postgres.runs import Runs
+
+        return Runs(self.engine)
+
+    @once
+    def questions(self) -> Questions:
+        """Questions and answers."""
+        from pipeline.adapters.postgres.questions import Questions
+
+        return Questions(self.engine)
+
+    # ------------------------------------------------------------------ models and stores
+
+    @once
+    def store(self) -> VectorStore:
+        """The vector store in use."""
+        if self.settings.store_name == "weaviate":
+            return _weaviate(self.settings)
+        from pipeline.adapters.pgvector import PgvectorStore
+
+        return PgvectorStore(self.engine, language=self.settings.keyword_language)
+
+    @once
+    def openai(self) -> openai.OpenAI:
+        """The client of the OpenAI-compatible service."""
+        from pipeline.adapters.openai_client import make_client
+
+        key = self.settings.openai_api_key
+        if not self.settings.uses_openai:
+            raise BadSettings(
+                "A model of OpenAI is set, but no service is.", "Set OPENAI_API_KEY, or OPENAI_BASE_URL for another."
+            )
+        return make_client(
+            key.get_secret_value() if key else None, self.settings.openai_base_url, self.settings.connect_timeout
+        )
+
+    @once
+    def embedder(self) -> Embedder:
+        """The embedding model in use."""
+        settings = self.settings
+        if settings.embedder_name == OFFLINE_EMBEDDER:
+            from pipeline.adapters.wordllama_embedder import WordllamaEmbedder
+
+            return WordllamaEmbedder()
+        from pipeline.adapters.openai_embedder import OpenAIEmbedder
+
+        return OpenAIEmbedder(
+            self.openai,
+            settings.embedder_name,
+            settings.embedding_dimensions,
+            max_texts=settings.embed_batch_texts,
+            max_tokens=settings.embed_batch_tokens,
+            concurrency=settings.embed_concurrency,
+        )
+
+    @once
+    def generator(self) -> Generator:
+        """What writes the answers."""
+        if self.settings.generator_name == OFFLINE_GENERATOR:
+            from pipeline.adapters.extractive import ExtractiveGenerator
+            from pipeline.adapters.wordllama_embedder import WordllamaEmbedder
+
+            offline = self.settings.embedder_name == OFFLINE_EMBEDDER
+            return ExtractiveGenerator(self.embedder if offline else WordllamaEmbedder())
+        from pipeline.adapters.openai_generator import OpenAIGenerator
+
+        return OpenAIGenerator(
+            self.openai,
+            self.settings.generator_name,
+            reasoning_effort=self.settings.reasoning_effort,
+            verbosity=self.settings.verbosity,
+            prices=self.settings.prices,
+        )
+
+    @once
+    def reranker(self) -> Reranker | None:
+        """What orders passages anew; None: the fused order stands."""
+        if self.settings.rerank_url is None:
+            return None
+        from pipeline.adapters.http_reranker import HttpReranker
+
+        key = self.settings.rerank_api_key
+        return HttpReranker(
+            self.settings.rerank_url,
+            self.settings.rerank_model or "",
+            key.get_secret_value() if key else None,
+            self.settings.connect_timeout,
+        )
+
+    # ------------------------------------------------------------------ documents
+
+    @once
+    def parsers(self) -> Mapping[str, Parser]:
+        """Parsers by format."""
+        from pipeline.adapters.parsers import all_parsers
+
+        return all_parsers()
+
+    @once
+    def chunker(self) -> Chunker:
+        """What cuts documents."""
+        from pipeline.adapters.chunker import TokenChunker
+
+        return TokenChunker(self.settings.chunk_tokens, self.settings.chunk_overlap_tokens)
+
+    @property
+    def reading(self) -> Reading:
+        """How sources are read; a change of it makes every document count as changed."""
+        cut = f"{self.settings.chunk_tokens}/{self.settings.chunk_overlap_tokens}"
+        return Reading(max_bytes=self.settings.max_source_bytes, fingerprint=cut)
+
+    # ------------------------------------------------------------------ life
+
+    def warm_up(self) -> None:
+        """Build what a question needs before the first one comes; a service that is down is no reason to stop."""
+        for build in (self._warm_ledgers, self._warm_models):
+            build()
+
+    def close(self) -> None:
+        """Give back connections."""
+        built: Mapping[str, Callable[[], None]] = {"engine": self._close_engine, "store": self._close_store}
+        for name, close in built.items():
+            if name in self.__dict__:
+                close()
+
+    def _warm_ledgers(self) -> None:
+        _ = (self.knowledge_bases, self.passages, self.questions, self.streams, self.store)
+
+    def _warm_models(self) -> None:
+        _ = (self.embedder, self.generator, self.reranker)
+
+    def _close_engine(self) -> None:
+        self.engine.dispose()
+
+    def _close_store(self) -> None:
+        close = getattr(self.store, "close", None)
+        if close is not None:
+            close()
+
+
+def _weaviate(settings: Settings) -> VectorStore:
+    from pipeline.adapters.weaviate import WeaviateStore
+
+    if settings.weaviate_url is None:
+        raise BadSettings("The store is Weaviate, but no server is known.", "Set WEAVIATE_URL.")
+    key = settings.weaviate_api_key
+    return WeaviateStore(
+        settings.weaviate_url,
+        grpc_url=settings.weaviate_grpc_url,
+        api_key=key.get_secret_value() if key else None,
+        connect_timeout=settings.connect_timeout,
+    )

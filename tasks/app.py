@@ -1,0 +1,43 @@
+"""The Celery application: what ``celery -A tasks.app`` loads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery, signals
+
+from pipeline import logs
+from tasks import heartbeat, runtime
+
+runtime.prepare_process()
+
+app = Celery("celeriac", include=["tasks.ask", "tasks.ingest", "tasks.control"])
+app.config_from_object("celeryconfig")
+
+
+@signals.setup_logging.connect
+def _configure_logging(**_: Any) -> None:
+    settings = runtime.parts().settings
+    logs.configure(settings.log_format, settings.log_level)
+
+
+@signals.worker_init.connect
+def _warm_up(**_: Any) -> None:
+    # In a gevent worker this process runs the tasks. A prefork parent only forks: connections must not cross that.
+    if runtime.is_patched():
+        runtime.parts().warm_up()
+
+
+@signals.worker_process_init.connect
+def _fresh_parts_after_fork(**_: Any) -> None:
+    runtime.forget()
+
+
+@signals.worker_ready.connect
+def _start_heartbeat(sender: Any, **_: Any) -> None:
+    heartbeat.start(sender, runtime.parts())
+
+
+@signals.worker_shutdown.connect
+def _stop_heartbeat(**_: Any) -> None:
+    heartbeat.stop()

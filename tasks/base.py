@@ -1,0 +1,71 @@
+"""What all tasks share: retry by the error's own word, and the correlation id on every line of log."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from celery import Task
+
+from pipeline.errors import CeleriacError, RateLimited, wrap
+from pipeline.logs import correlated
+from pipeline.settings import Settings
+from tasks import runtime
+
+_log = structlog.get_logger(__name__)
+
+
+class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
+    """One stage. It decodes, calls and encodes inside :meth:`attempt`."""
+
+    abstract = True
+    max_retries = None  # attempt() counts
+
+    @contextmanager
+    def attempt(self, deadline: float | None = None, **ids: str) -> Iterator[int]:
+        """Run one attempt (its number, from 1, is what ``with`` gives); a retryable failure is tried again.
+
+        Retries end with CELERIAC_MAX_RETRIES, or where the next one would come after ``deadline`` (Unix seconds).
+        Then, and for all other errors, the error itself is the task's failure.
+        """
+        number = int(self.request.retries) + 1
+        with correlated(task=self.name, **ids):
+            try:
+                yield number
+            except Exception as error:
+                failure = wrap(error)
+                if failure is not error:
+                    _log.exception("defect")
+                delay = self._delay(failure, number, deadline)
+                if delay is None:
+                    _log.warning("stage failed", attempt=number, error=str(failure))
+                    raise failure from error
+                _log.info("stage retried", attempt=number, delay=round(delay, 2), error=failure.message)
+                raise self.retry(exc=failure, countdown=delay) from error
+
+    @property
+    def worker(self) -> str:
+        """The name of the worker that runs this."""
+        return str(self.request.hostname or "")
+
+    def _delay(self, error: CeleriacError, number: int, deadline: float | None) -> float | None:
+        settings = runtime.parts().settings
+        if not error.retryable or number > settings.max_retries:
+            return None
+        delay = backoff(error, number, settings)
+        return None if deadline is not None and time.time() + delay >= deadline else delay
+
+
+def backoff(error: CeleriacError, number: int, settings: Settings) -> float:
+    """Seconds to wait before the attempt after the ``number``-th: what the service asked for, or exponential with
+    full jitter (the AWS Architecture Blog's "Exponential Backoff And Jitter", 2015) above a floor of a tenth.
+    """
+    asked: Any = error.retry_after if isinstance(error, RateLimited) else None
+    if asked is not None:
+        return float(asked) + random.uniform(0, settings.retry_backoff)
+    most = min(settings.retry_backoff_max, settings.retry_backoff * 2 ** (number - 1))
+    return random.uniform(most / 10, most)

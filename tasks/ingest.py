@@ -1,0 +1,83 @@
+"""The stages of a run as tasks. A header task never raises: it ends what it can't do, item by item, with a cause."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+
+from pipeline.errors import CeleriacError, wrap
+from pipeline.ingest import flow
+from pipeline.types import Batch
+from tasks import canvases, runtime
+from tasks.app import app
+from tasks.base import StageTask
+
+_log = structlog.get_logger(__name__)
+
+
+def _stage(task: StageTask, name: str, data: dict[str, Any]) -> dict[str, Any]:
+    batch, parts = Batch.decode(data), runtime.parts()
+    try:
+        with task.attempt(run=batch.run_id, batch=str(batch.number)):
+            flow.run_stage(name, batch, parts)
+    except CeleriacError as error:
+        flow.give_up(batch, error, parts)
+    return batch.encode()
+
+
+@app.task(bind=True, base=StageTask, name="ingest.parse", ignore_result=True)
+def parse(task: StageTask, batch: dict[str, Any]) -> dict[str, Any]:
+    """Read and parse the batch's sources."""
+    return _stage(task, "parse", batch)
+
+
+@app.task(bind=True, base=StageTask, name="ingest.chunk", ignore_result=True)
+def chunk(task: StageTask, batch: dict[str, Any]) -> dict[str, Any]:
+    """Cut them into chunks."""
+    return _stage(task, "chunk", batch)
+
+
+@app.task(bind=True, base=StageTask, name="ingest.embed", ignore_result=True)
+def embed(task: StageTask, batch: dict[str, Any]) -> dict[str, Any]:
+    """Embed what no worker has embedded yet."""
+    return _stage(task, "embed", batch)
+
+
+@app.task(bind=True, base=StageTask, name="ingest.upsert")
+def upsert(task: StageTask, batch: dict[str, Any]) -> int:
+    """Write to the vector store, switch to the new generations; the chord counts this task's result."""
+    return int(_stage(task, "upsert", batch)["number"])
+
+
+@app.task(bind=True, base=StageTask, name="ingest.end_wave", ignore_result=True)
+def end_wave(task: StageTask, _batches: list[int], run_id: str, number: int) -> None:
+    """The chord's body: the next wave, or the end of the run."""
+    with task.attempt(run=run_id):
+        send_wave(run_id, number + 1)
+
+
+@app.task(bind=True, base=StageTask, name="ingest.finalize", ignore_result=True)
+def finalize(task: StageTask, run_id: str) -> None:
+    """Prune if asked to, and end the run."""
+    with task.attempt(run=run_id):
+        flow.end(run_id, runtime.parts())
+
+
+@app.task(name="ingest.failed", ignore_result=True)
+def failed(_request: Any, error: BaseException, _traceback: Any, run_id: str) -> None:
+    """The errback of a wave's body and of finalize."""
+    _log.error("run failed", run=run_id, error=str(error))
+    runtime.parts().runs.finish(run_id, "failed", error=wrap(error))
+
+
+def send_wave(run_id: str, number: int) -> None:
+    """Send the batches that still have work, a bounded number at a time, or the end if there are none."""
+    parts = runtime.parts()
+    if parts.runs.find(run_id).status != "running":
+        return
+    batches = parts.runs.wave(run_id, parts.settings.wave_batches)
+    if batches:
+        canvases.wave(run_id, batches, number).apply_async()
+    else:
+        canvases.end(run_id).apply_async()

@@ -1,0 +1,120 @@
+"""Nothing is lost: what dead workers held is delivered again, and what Redis forgot is sent again from Postgres.
+
+Three gaps, three remedies, all run by ``control.sweep`` and safe to run anywhere, at once, any number of times:
+
+* A worker that was killed leaves its messages under ``unacked:<token>``. Nobody gives them back in a cluster of gevent
+  workers (celery#4968), and the visibility timeout would take an hour. Its heartbeat is missing after
+  CELERIAC_HEARTBEAT_TTL: then they go back to their queues.
+* A message that was lost altogether (Redis without its append-only file; a crash between BRPOP and the note of it)
+  leaves a row without an end and without a message: it is sent again under a new epoch.
+* A question past its deadline is failed, so that its row, and its caller, come to an end whatever happened.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import structlog
+
+import celeryconfig
+from pipeline.errors import DeadlineExceeded, InternalFault
+from pipeline.wiring import Parts
+from tasks import canvases, outcome
+from tasks.app import app
+from tasks.heartbeat import registry_key, report_key
+
+_log = structlog.get_logger(__name__)
+
+# A row younger than this may not have its message yet; a run silent for so long has no worker on it.
+SETTLE_SECONDS = 10.0
+# After a question's own deadline its stages get this long to say so themselves.
+_GRACE_SECONDS = 3.0
+_PAGE = 1000
+
+
+def redeliver(parts: Parts) -> int:
+    """Give back the messages of workers whose heartbeat has stopped; returns of how many workers."""
+    tokens: list[str] = [token.decode() for token in parts.redis.smembers(registry_key(parts))]  # type: ignore[union-attr]
+    dead = [token for token in tokens if not parts.redis.exists(report_key(parts, token))]
+    for token in dead:
+        _restore(token)
+        parts.redis.srem(registry_key(parts), token)
+        _log.warning("messages of a dead worker delivered again", token=token)
+    return len(dead)
+
+
+def reconcile_questions(parts: Parts) -> int:
+    """End questions that are past their deadline, resubmit those without a message; returns how many it touched."""
+    now = time.time()
+    waiting = parts.questions.open_before(now - SETTLE_SECONDS)
+    late = [question for question in waiting if question.deadline + _GRACE_SECONDS < now]
+    for question in late:
+        outcome.fail_question(question.id, DeadlineExceeded("No answer came in time."), question.epoch)
+    early = [question for question in waiting if question.deadline > now]
+    lost = _without_message({question.id for question in early}, parts) if early else set()
+    for question in early:
+        if question.id in lost and (epoch := parts.questions.resubmit(question.id)) is not None:
+            _log.warning("question sent again", question=question.id, epoch=epoch)
+            canvases.ask(question.model_copy(update={"epoch": epoch})).apply_async()
+    return len(late) + len(lost)
+
+
+def reconcile_runs(parts: Parts) -> int:
+    """Go on with running runs that have no message; end those whose discovery was abandoned."""
+    silent = dict(parts.runs.silent(SETTLE_SECONDS))
+    for run_id, status in silent.items():
+        if status == "discovering":
+            cause = InternalFault("The program that listed the sources ended before it was done.", "Ingest again.")
+            parts.runs.finish(run_id, "failed", error=cause)
+    running = {run_id for run_id, status in silent.items() if status == "running"}
+    lost = _without_message(running, parts) if running else set()
+    for run_id in lost:
+        if (epoch := parts.runs.resubmit(run_id)) is not None:
+            _log.warning("run sent again", run=run_id, epoch=epoch)
+            canvases.resume(run_id, epoch).apply_async()
+    return len(lost)
+
+
+def _restore(token: str) -> None:
+    options = {
+        **celeryconfig.broker_transport_options,
+        "unacked_key": f"unacked:{token}",
+        "unacked_index_key": f"unacked_index:{token}",
+        "unacked_mutex_key": f"unacked_mutex:{token}",
+        "visibility_timeout": 0,
+    }
+    with app.connection_for_write(transport_options=options) as connection:
+        connection.default_channel.qos.restore_visible(num=None, interval=1)
+
+
+def _without_message(ids: set[str], parts: Parts) -> set[str]:
+    # A message on its way from a queue to a worker, or from one stage to the next, may be missed by one look;
+    # it can hardly be missed by two. (If it is, the work is done twice and recorded once.)
+    missing = ids - set(_ids_in_flight(parts))
+    if missing:
+        time.sleep(0.5)
+        missing -= set(_ids_in_flight(parts))
+    return missing
+
+
+def _ids_in_flight(parts: Parts) -> Iterator[str]:
+    """Ids of the questions and runs that any queue or worker holds a message of: the task id up to its first dot."""
+    for message in _messages(parts):
+        task_id = json.loads(message).get("headers", {}).get("id", "")
+        yield str(task_id).split(".", 1)[0]
+
+
+def _messages(parts: Parts) -> Iterator[str | bytes]:
+    prefix = celeryconfig.broker_transport_options["global_keyprefix"]
+    for queue in celeryconfig.task_queues:
+        first = 0
+        while page := parts.redis.lrange(f"{prefix}{queue.name}", first, first + _PAGE - 1):
+            yield from page  # type: ignore[misc]
+            first += _PAGE
+    tokens: Any = parts.redis.smembers(registry_key(parts))
+    for token in tokens:
+        for _tag, held in parts.redis.hscan_iter(f"{prefix}unacked:{token.decode()}"):
+            yield json.dumps(json.loads(held)[0])
