@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 
-from kombu import Queue
+from kombu.entity import Queue
 
 from pipeline import settings as _settings
 

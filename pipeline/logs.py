@@ -10,6 +10,14 @@ from typing import Literal
 
 import structlog
 
+# Celery's own lines on each task hold its arguments or its result, so questions and answers: stages log for themselves.
+_NOISY = (
+    *("httpx", "httpx2", "httpcore", "httpcore2", "openai", "alembic", "kombu", "amqp"),
+    *("celery.worker.strategy", "celery.app.trace", "celery.beat"),
+)
+# On a partial failure it logs whole objects, text and vector; our error has the count and the first cause.
+_SILENT = "weaviate-client"
+
 
 def configure(log_format: Literal["console", "json"], level: str) -> None:
     """Send structlog's and the standard library's records through one formatter to standard error."""
@@ -37,8 +45,9 @@ def configure(log_format: Literal["console", "json"], level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "alembic", "kombu", "amqp"):
+    for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
+    logging.getLogger(_SILENT).setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),

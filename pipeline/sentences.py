@@ -14,15 +14,18 @@ Span = tuple[int, int]
 MAX_CHARS = 600
 """Longer sentences are cut between words: a log or a minified file may hold no full stop at all."""
 
+_NARROWEST_COLUMN = 40
+"""Characters; shorter lines are titles, entries or verse, not wrapped prose."""
+
 _FENCE = re.compile(r"[ \t]*(```|~~~)")
 _LIST_ITEM = re.compile(r"[ \t]*(?:[-*+•◦▪]|\(?(?:\d{1,3}|[a-zA-Z])[.)])[ \t]")
 _STRUCTURE = re.compile(r"[ \t]*(?:#{1,6}[ \t]|\||[-=_*]{3,}[ \t]*$)")
 _QUOTED = re.compile(r"[ \t]*>")
 
 # Matched greedily and judged by what follows: a look-ahead would make a long run of dots quadratic.
-_WIDE_STOP = r"[。！？｡।]+[」』”’）】》]*"  # noqa: RUF001 - full stops and brackets of other scripts
-_STOP = re.compile(rf"(?P<wide>{_WIDE_STOP})|[.!?…؟۔]+[\"'”’»)\]*_]*")  # noqa: RUF001
-_OPENING = "\"'“‘«([*_ \t\r\n\f\v"  # noqa: RUF001
+_WIDE_STOP = r"[。！？｡।]+[」』”’）】》]*"
+_STOP = re.compile(rf"(?P<wide>{_WIDE_STOP})|[.!?…؟۔]+[\"'”’»)\]*_]*")
+_OPENING = "\"'“‘«([*_ \t\r\n\f\v"
 _LAST_WORD = re.compile(r"([^\W\d_]+(?:\.[^\W\d_]+)*|\d+)$")
 _INITIAL = re.compile(r"[^\W\d_]\.")
 
@@ -96,7 +99,7 @@ def _breaks(text: str, line: Span, following: Span, width: int) -> bool:
     head = text[following[0] : following[0] + 40].lstrip()
     first_word = head.split(maxsplit=1)[0] if head else ""
     # Whoever wraps fills the line: where the next word would easily have fitted, the break is meant.
-    has_room = line[1] - line[0] + 1 + len(first_word) < 0.7 * width
+    has_room = line[1] - line[0] + 1 + len(first_word) < max(0.7 * width, _NARROWEST_COLUMN)
     return has_room and not head[:1].islower()
 
 

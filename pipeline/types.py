@@ -55,7 +55,9 @@ class IndexRef(Value):
 
 
 class KnowledgeBase(Value):
-    """A named collection of documents of one tenant, embedded by one model into one store."""
+    """A named collection of documents of one tenant, embedded by one model into one store; ``chunks`` is how many it
+    held when its last run ended (while the first one goes on: about how many there are).
+    """
 
     id: str
     tenant: str
@@ -64,6 +66,7 @@ class KnowledgeBase(Value):
     dimensions: int
     store: StoreName
     created_at: datetime
+    chunks: int = 0
 
     @property
     def index(self) -> IndexRef:

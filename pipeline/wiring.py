@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline.errors import BadSettings
 from pipeline.ingest.parse import Reading
@@ -32,17 +31,28 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class once(cached_property[T]):  # noqa: N801 - a decorator, spelled like cached_property
-    """A cached property that many greenlets or threads may ask for first at the same time."""
+class once(Generic[T]):  # noqa: N801 - a decorator, spelled like property
+    """A property computed once, also where many greenlets or threads ask for it first at the same time."""
 
+    # One lock for all parts, since parts ask for parts.
     _lock = threading.RLock()
 
-    def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
-        """The part; built under one lock for all parts, since parts ask for parts."""
-        if instance is None or (self.attrname is not None and self.attrname in instance.__dict__):
-            return super().__get__(instance, owner)
-        with self._lock:
-            return super().__get__(instance, owner)
+    def __init__(self, build: Callable[[Any], T]) -> None:
+        """Decorates the method that builds the part."""
+        self._build = build
+        self.__doc__ = build.__doc__
+
+    def __set_name__(self, owner: type[Any], name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type[Any] | None = None) -> T:
+        built = instance.__dict__
+        if self._name not in built:
+            with self._lock:
+                if self._name not in built:
+                    built[self._name] = self._build(instance)
+        part: T = built[self._name]
+        return part
 
 
 class Parts:
@@ -241,35 +251,26 @@ class Parts:
     def reading(self) -> Reading:
         """How sources are read; a change of it makes every document count as changed."""
         cut = f"{self.settings.chunk_tokens}/{self.settings.chunk_overlap_tokens}"
-        return Reading(max_bytes=self.settings.max_source_bytes, fingerprint=cut)
+        settings = self.settings
+        return Reading(max_bytes=settings.max_source_bytes, max_record_bytes=settings.max_record_bytes, fingerprint=cut)
 
     # ------------------------------------------------------------------ life
 
     def warm_up(self) -> None:
-        """Build what a question needs before the first one comes; a service that is down is no reason to stop."""
-        for build in (self._warm_ledgers, self._warm_models):
-            build()
+        """Build what a question needs before the first one comes. Calls no service: one that is down is no reason
+        not to start.
+        """
+        _ = (self.knowledge_bases, self.passages, self.questions, self.streams, self.store)
+        _ = (self.embedder, self.generator, self.reranker)
+        if self.settings.embedder_name == OFFLINE_EMBEDDER:
+            self.embedder.embed(["The first text loads the model."], timeout=self.settings.embed_timeout)
 
     def close(self) -> None:
         """Give back connections."""
-        built: Mapping[str, Callable[[], None]] = {"engine": self._close_engine, "store": self._close_store}
-        for name, close in built.items():
-            if name in self.__dict__:
-                close()
-
-    def _warm_ledgers(self) -> None:
-        _ = (self.knowledge_bases, self.passages, self.questions, self.streams, self.store)
-
-    def _warm_models(self) -> None:
-        _ = (self.embedder, self.generator, self.reranker)
-
-    def _close_engine(self) -> None:
-        self.engine.dispose()
-
-    def _close_store(self) -> None:
-        close = getattr(self.store, "close", None)
-        if close is not None:
-            close()
+        if "store" in self.__dict__ and hasattr(self.store, "close"):
+            self.store.close()
+        if "engine" in self.__dict__:
+            self.engine.dispose()
 
 
 def _weaviate(settings: Settings) -> VectorStore:

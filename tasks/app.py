@@ -39,5 +39,6 @@ def _start_heartbeat(sender: Any, **_: Any) -> None:
 
 
 @signals.worker_shutdown.connect
-def _stop_heartbeat(**_: Any) -> None:
+def _leave(**_: Any) -> None:
     heartbeat.stop()
+    runtime.parts().close()

@@ -34,8 +34,10 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
         """
         number = int(self.request.retries) + 1
         with correlated(task=self.name, **ids):
+            begun = time.perf_counter()
             try:
                 yield number
+                _log.info("stage done", attempt=number, ms=round((time.perf_counter() - begun) * 1000, 1))
             except Exception as error:
                 failure = wrap(error)
                 if failure is not error:

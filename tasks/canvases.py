@@ -1,7 +1,7 @@
 """The only place that says ``chain``, ``group`` or ``chord``.
 
 ask      chain( guard → embed → search → enrich → rerank → generate → record )
-ingest   wave = chord( [ chain( parse → chunk → embed → upsert ) per batch ], end_wave ) → next wave … → finalize
+ingest   wave = chord( [ chain( parse → chunk → embed → upsert ) per batch ], next_wave ) → … → finalize
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from pipeline.ask.flow import STAGES as ASK_STAGES
 from pipeline.ingest.flow import STAGES as INGEST_STAGES
 from pipeline.types import AskState, Batch, Question
 from tasks.app import app
+
+# Ids of tasks are made of wave numbers: those of a new epoch must not meet those of the last one.
+_WAVES_PER_EPOCH = 1_000_000
 
 
 def ask(question: Question) -> Any:
@@ -35,14 +38,14 @@ def wave(run_id: str, batches: Sequence[int], number: int) -> Any:
     errback ends the run.
     """
     header = [_batch(Batch(run_id=run_id, number=batch), f"{run_id}.{number}.{batch}") for batch in batches]
-    body = app.signature("ingest.end_wave", args=(run_id, number), task_id=f"{run_id}.{number}.end")
-    return chord(header, body.on_error(app.signature("ingest.failed", args=(run_id,))))
+    return chord(header, _next_wave(run_id, number + 1))
 
 
-def _batch(batch: Batch, task_id: str) -> Any:
-    steps = [app.signature(f"ingest.{name}", task_id=f"{task_id}.{name}") for name in INGEST_STAGES]
-    steps[0].args = (batch.encode(),)
-    return chain(*steps)
+def start(run_id: str, epoch: int = 0) -> Any:
+    """Begin a run whose manifest is complete, or go on with one whose messages are gone: its manifest says where."""
+    first = _next_wave(run_id, epoch * _WAVES_PER_EPOCH)
+    first.args = ([], *first.args)
+    return first
 
 
 def end(run_id: str) -> Any:
@@ -52,6 +55,12 @@ def end(run_id: str) -> Any:
     return finalize
 
 
-def resume(run_id: str, epoch: int) -> Any:
-    """Go on with a run whose messages are gone, from what its manifest says."""
-    return app.signature("ingest.end_wave", args=([], run_id, epoch * 1_000_000), task_id=f"{run_id}.resume.{epoch}")
+def _next_wave(run_id: str, number: int) -> Any:
+    body = app.signature("ingest.next_wave", args=(run_id, number), task_id=f"{run_id}.{number}")
+    return body.on_error(app.signature("ingest.failed", args=(run_id,)))
+
+
+def _batch(batch: Batch, task_id: str) -> Any:
+    steps = [app.signature(f"ingest.{name}", task_id=f"{task_id}.{name}") for name in INGEST_STAGES]
+    steps[0].args = (batch.encode(),)
+    return chain(*steps)

@@ -13,13 +13,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from celery.result import AsyncResult
-
 from pipeline.ask.question import new_question
 from pipeline.errors import CeleriacError, DeadlineExceeded, wrap
 from pipeline.types import Answer, AnswerEvent, AskOptions, Question
 from pipeline.wiring import Parts
-from tasks import canvases, ingest, outcome
+from tasks import ask as _ask  # noqa: F401 - Celery must know which results it is to ignore
+from tasks import canvases, outcome
+from tasks import ingest as _ingest  # noqa: F401
 from tasks.app import app
 from tasks.broker import reaching_redis
 
@@ -86,8 +86,9 @@ class Client:
         Raises the error the question ended with, and NotFound for an unknown id.
         """
         with reaching_redis():
-            found: Any = AsyncResult(question_id, app=app)
-            state, value = found.state, found.result
+            # Not AsyncResult: that would subscribe to the id, and unsubscribe when it is collected.
+            found: Any = app.backend.get_task_meta(question_id)
+            state, value = found["status"], found["result"]
         if state == "SUCCESS":
             return Answer.decode(value)
         if state == "FAILURE":
@@ -103,11 +104,11 @@ class Client:
     # ------------------------------------------------------------------ runs
 
     def start_run(self, run_id: str) -> None:
-        """Send the first wave of a run whose manifest is complete."""
+        """Hand a run whose manifest is complete to the workers."""
         self._parts.runs.start(run_id)
         try:
             with reaching_redis():
-                ingest.send_wave(run_id, 0)
+                canvases.start(run_id).apply_async()
         except CeleriacError as error:
             self._parts.runs.finish(run_id, "failed", error=error)
             raise

@@ -50,11 +50,16 @@ def upsert(task: StageTask, batch: dict[str, Any]) -> int:
     return int(_stage(task, "upsert", batch)["number"])
 
 
-@app.task(bind=True, base=StageTask, name="ingest.end_wave", ignore_result=True)
-def end_wave(task: StageTask, _batches: list[int], run_id: str, number: int) -> None:
-    """The chord's body: the next wave, or the end of the run."""
+@app.task(bind=True, base=StageTask, name="ingest.next_wave", ignore_result=True)
+def next_wave(task: StageTask, _batches: list[int], run_id: str, number: int) -> None:
+    """Send the batches that still have work, a bounded number at a time, or the end of the run if there are none."""
     with task.attempt(run=run_id):
-        send_wave(run_id, number + 1)
+        parts = runtime.parts()
+        if parts.runs.find(run_id).status != "running":
+            return
+        batches = parts.runs.wave(run_id, parts.settings.wave_batches)
+        canvas = canvases.wave(run_id, batches, number) if batches else canvases.end(run_id)
+        canvas.apply_async()
 
 
 @app.task(bind=True, base=StageTask, name="ingest.finalize", ignore_result=True)
@@ -69,15 +74,3 @@ def failed(_request: Any, error: BaseException, _traceback: Any, run_id: str) ->
     """The errback of a wave's body and of finalize."""
     _log.error("run failed", run=run_id, error=str(error))
     runtime.parts().runs.finish(run_id, "failed", error=wrap(error))
-
-
-def send_wave(run_id: str, number: int) -> None:
-    """Send the batches that still have work, a bounded number at a time, or the end if there are none."""
-    parts = runtime.parts()
-    if parts.runs.find(run_id).status != "running":
-        return
-    batches = parts.runs.wave(run_id, parts.settings.wave_batches)
-    if batches:
-        canvases.wave(run_id, batches, number).apply_async()
-    else:
-        canvases.end(run_id).apply_async()

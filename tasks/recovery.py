@@ -37,7 +37,8 @@ _PAGE = 1000
 
 def redeliver(parts: Parts) -> int:
     """Give back the messages of workers whose heartbeat has stopped; returns of how many workers."""
-    tokens: list[str] = [token.decode() for token in parts.redis.smembers(registry_key(parts))]  # type: ignore[union-attr]
+    members: Any = parts.redis.smembers(registry_key(parts))
+    tokens = [token.decode() for token in members]
     dead = [token for token in tokens if not parts.redis.exists(report_key(parts, token))]
     for token in dead:
         _restore(token)
@@ -74,7 +75,7 @@ def reconcile_runs(parts: Parts) -> int:
     for run_id in lost:
         if (epoch := parts.runs.resubmit(run_id)) is not None:
             _log.warning("run sent again", run=run_id, epoch=epoch)
-            canvases.resume(run_id, epoch).apply_async()
+            canvases.start(run_id, epoch).apply_async()
     return len(lost)
 
 
@@ -112,7 +113,7 @@ def _messages(parts: Parts) -> Iterator[str | bytes]:
     for queue in celeryconfig.task_queues:
         first = 0
         while page := parts.redis.lrange(f"{prefix}{queue.name}", first, first + _PAGE - 1):
-            yield from page  # type: ignore[misc]
+            yield from page
             first += _PAGE
     tokens: Any = parts.redis.smembers(registry_key(parts))
     for token in tokens:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from pipeline.errors import BadQuestion, NotFound, wrap
 from pipeline.seams import AnswerWriter
 from pipeline.types import Answer, AskOptions, Fusion, Passage, Question
 from pipeline.wiring import Parts
+
+if TYPE_CHECKING:
+    from tasks.client import Client
 
 Kb = Annotated[str, typer.Option("--kb", help="Knowledge base.")]
 Tenant = Annotated[str, typer.Option("--tenant", help="Tenant that owns it.")]
@@ -66,16 +69,16 @@ def ask(
         update={"model": model, "reasoning_effort": reasoning_effort, "verbosity": verbosity}
     )
     text = read_question(question)
+    client = None if local else client_of(parts)
     asked = new_question(text, parts.settings, kb=kb, tenant=tenant, options=options, timeout=timeout)
-    if local:
+    if client is None:
         answer = _ask_here(parts, asked, quiet=as_json)
     else:
-        client = client_of(parts)
         client.submit(asked)
         if detach:
             say_json({"id": asked.id}) if as_json else say(asked.id)
             return
-        answer = _follow(parts, asked, quiet=as_json)
+        answer = _follow(client, asked, quiet=as_json)
     _print_answer(parts, answer, kb=kb, tenant=tenant, show_context=show_context, as_json=as_json, streamed=True)
 
 
@@ -173,8 +176,8 @@ def _ask_here(parts: Parts, question: Question, *, quiet: bool) -> Answer:
         raise
 
 
-def _follow(parts: Parts, question: Question, *, quiet: bool) -> Answer:
-    client, screen = client_of(parts), _Screen(quiet)
+def _follow(client: Client, question: Question, *, quiet: bool) -> Answer:
+    screen = _Screen(quiet)
     try:
         for event in client.follow(question):
             if event.kind == "begin":

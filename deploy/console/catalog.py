@@ -153,4 +153,5 @@ def docs_delete(
         typer.confirm(f"Delete {document['key']!r} with {document['chunks']} chunks?", abort=True)
     timeout = parts.settings.write_timeout
     remove([document["id"]], found.index, documents=parts.documents, store=parts.store, timeout=timeout)
+    parts.knowledge_bases.refresh_size(found.id)
     say_json({"deleted": document["key"]}) if as_json else note(f"Deleted {document['key']}.")

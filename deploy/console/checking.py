@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import typer
@@ -145,7 +146,7 @@ def _generator(parts: Parts) -> str:
 def _check_queues(parts: Parts) -> list[Check]:
     from celeryconfig import task_queues
 
-    return [_check(f"queue: {queue.name}", lambda name=queue.name: _round_trip(parts, name)) for queue in task_queues]
+    return [_check(f"queue: {queue.name}", partial(_round_trip, parts, queue.name)) for queue in task_queues]
 
 
 def _round_trip(parts: Parts, queue: str) -> str:

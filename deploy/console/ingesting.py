@@ -12,10 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from deploy.console.context import client_of, current_parts
-from deploy.console.output import Json, err, note, plain, say, say_json
+from deploy.console.output import Json, counting, err, note, plain, say, say_json
 from pipeline.errors import CeleriacError, InternalFault, NotFound, from_json
-from pipeline.ingest.discover import discover, path_key
+from pipeline.ingest.discover import discover
 from pipeline.ingest.manifest import write_manifest
+from pipeline.ingest.origins import encode_path
 from pipeline.matching import require_match
 from pipeline.types import KnowledgeBase, RecordFields, RunOptions
 from pipeline.wiring import Parts
@@ -50,7 +51,7 @@ def ingest(
     """
     parts = current_parts()
     fields = RecordFields(text=tuple(text_field or ()), title=title_field, id=id_field)
-    options = RunOptions(roots=tuple(path_key(path) for path in paths), fields=fields, prune=prune)
+    options = RunOptions(roots=tuple(encode_path(path.absolute()) for path in paths), fields=fields, prune=prune)
     knowledge_base = open_knowledge_base(parts, tenant, kb)
     run_id, skipped = start_run(parts, knowledge_base, paths, options, quiet=as_json)
     if detach:
@@ -93,13 +94,14 @@ def start_run(
     with _failing_run(parts, run_id):
         for found in _manifest(parts, run_id, sources):
             if not quiet:
-                err.print(f"\r{found:,} sources", end="")
+                counting(f"{found:,} sources", last=False)
     if not quiet and found:
-        err.print(f"\r{found:,} sources in run {run_id}")
+        counting(f"{found:,} sources in run {run_id}", last=True)
     if not found and not options.prune:
         empty = NotFound("There is nothing to ingest there.", "Formats: see `manage.py ingest --help`.")
         parts.runs.finish(run_id, "failed", error=empty)
         raise empty
+    _note_doubles(parts, run_id, found, quiet=quiet)
     client.start_run(run_id)
     return run_id, len(skipped)
 
@@ -115,6 +117,12 @@ def watch(parts: Parts, run_id: str, *, quiet: bool) -> dict[str, Any]:
         note("Cancelled: what was indexed so far stays, another ingest does the rest.")
         raise
     return _summary(parts, run_id, time.monotonic() - begun)
+
+
+def _note_doubles(parts: Parts, run_id: str, found: int, *, quiet: bool) -> None:
+    doubles = found - parts.runs.progress(run_id).total
+    if doubles and not quiet:
+        note(f"{doubles:,} sources have the id of another one; of each id the last one counts (see --id-field).")
 
 
 def _manifest(parts: Parts, run_id: str, sources: Any) -> Iterator[int]:

@@ -46,6 +46,12 @@ def note(text: str) -> None:
     err.print(Text(plain(text), style="dim"))
 
 
+def counting(text: str, *, last: bool) -> None:
+    """A line that is written over while something is counted; where nobody watches only the last one appears."""
+    if err.is_terminal or last:
+        err.print(Text(f"\r{text}" if err.is_terminal else text, style="dim"), end="\n" if last else "")
+
+
 def say_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table whose cells are taken literally; numbers to the right."""
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")

@@ -56,17 +56,17 @@ def up(
         _say_up(configured, as_json)
         if not as_json:
             note("Ctrl-C stops everything.")
-    finally:
-        stack.wait()
+    except BaseException:
+        stack.stop()
+        raise
+    stack.wait()
 
 
 def down(as_json: Json = False) -> None:
     """Stop what `up` has started; workers finish what they hold."""
     from deploy.local.stack import down as stop
 
-    home = settings.load().home
-    was_up = read_state(home) is not None
-    stop(home)
+    was_up = stop(settings.load().home, on_event=note)
     say_json({"stopped": was_up}) if as_json else note("Stopped." if was_up else "Nothing was up.")
 
 
@@ -154,9 +154,7 @@ def _workers_and_queues(parts: Parts) -> tuple[list[dict[str, Any]], list[dict[s
     return workers, queues, any(state.consumers == 0 for state in states)
 
 
-def _print_status(
-    services: list[dict[str, Any]], workers: list[dict[str, Any]], queues: list[dict[str, Any]]
-) -> None:
+def _print_status(services: list[dict[str, Any]], workers: list[dict[str, Any]], queues: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
     for service in services:

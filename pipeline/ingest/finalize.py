@@ -20,6 +20,13 @@ class Documents(Removable, Protocol):
         """Ids of documents from under ``roots`` that the run did not meet."""
 
 
+class KnowledgeBases(Protocol):
+    """The catalogue."""
+
+    def refresh_size(self, kb_id: str) -> None:
+        """Count its chunks anew."""
+
+
 class Manifest(Protocol):
     """The run's ledger."""
 
@@ -33,7 +40,15 @@ class Manifest(Protocol):
         """End the run."""
 
 
-def finalize(run: Run, *, manifest: Manifest, documents: Documents, store: IndexWriter, timeout: float) -> int:
+def finalize(
+    run: Run,
+    *,
+    manifest: Manifest,
+    documents: Documents,
+    knowledge_bases: KnowledgeBases,
+    store: IndexWriter,
+    timeout: float,
+) -> int:
     """Prune if asked to, give up items that were tried too often, and end the run; returns how many were pruned."""
     if run.status != "running":
         return 0
@@ -41,6 +56,7 @@ def finalize(run: Run, *, manifest: Manifest, documents: Documents, store: Index
     left = manifest.open_numbers(run.id)
     cause = InternalFault("Given up: the workers that took it died or lost it each time.")
     manifest.fail(run.id, dict.fromkeys(left, cause))
+    knowledge_bases.refresh_size(run.kb.id)
     manifest.finish(run.id, "done", pruned=pruned)
     return pruned
 

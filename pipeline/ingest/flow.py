@@ -45,6 +45,7 @@ def end(run_id: str, parts: Parts) -> int:
         parts.runs.find(run_id),
         manifest=parts.runs,
         documents=parts.documents,
+        knowledge_bases=parts.knowledge_bases,
         store=parts.store,
         timeout=parts.settings.write_timeout,
     )

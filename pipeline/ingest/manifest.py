@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from pipeline.ingest.origins import decode_path
 from pipeline.types import Source
 
 
@@ -26,12 +27,22 @@ def write_manifest(
     batch: list[tuple[int, Source]] = []
     number = batches = size = 0
     for source in sources:
-        if batch and (len(batch) >= max_documents or size + (source.length or 0) > max_bytes):
+        weight = _weight(source)
+        if batch and (len(batch) >= max_documents or size + weight > max_bytes):
             ledger.add(run_id, batches, batch)
             batch, size, batches = [], 0, batches + 1
             yield number
         batch.append((number, source))
-        number, size = number + 1, size + (source.length or 0)
+        number, size = number + 1, size + weight
     if batch:
         ledger.add(run_id, batches, batch)
         yield number
+
+
+def _weight(source: Source) -> int:
+    if source.length is not None:
+        return source.length
+    try:
+        return decode_path(source.origin).stat().st_size
+    except OSError:
+        return 0  # parsing tells what is wrong with it

@@ -1,10 +1,12 @@
 """Two ranked lists made one.
 
-``scores``: score = alpha · v + (1 - alpha) · k with v = max(cosine, 0) and k = bm25 / (bm25 + 10), both in [0, 1)
-and independent of what else was found. A convex combination of scores beats rank fusion (Bruch, Gai and Ingber,
-"An Analysis of Fusion Functions for Hybrid Retrieval", ACM TOIS 2023); we use a saturating curve where they divide
-by the best score of the query, because a score that always ends at 1 could not tell "nothing here is relevant"
-and ``min_score`` would mean nothing. docs/retrieval.md has the measurements.
+``scores``: score = alpha · v + (1 - alpha) · k with v = max(cosine, 0) and k = bm25 / (bm25 + h), both in [0, 1)
+and independent of what else was found; h = 1.5 · ln(1 + (N - 0.5) / 1.5) is the weight of one and a half words that
+occur once among the N chunks, so that a score means the same in a small and in a large knowledge base. A convex
+combination of scores beats rank fusion (Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval",
+ACM TOIS 2023); we use a saturating curve where they divide by the best score of the query, because a score that always
+ends at 1 could not tell "nothing here is relevant", and ``min_score`` would mean nothing. docs/retrieval.md has the
+measurements.
 
 ``rrf``: reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009) with the same weights,
 score = 61 · (alpha / (60 + vector rank) + (1 - alpha) / (60 + keyword rank)), so that it too lies in [0, 1].
@@ -12,12 +14,13 @@ score = 61 · (alpha / (60 + vector rank) + (1 - alpha) / (60 + keyword rank)), 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.types import Fusion, Hit, ScoredChunk
 
-_BM25_HALF = 10.0
+_RARE_WORDS = 1.5
 _RRF_K = 60
 
 
@@ -29,8 +32,8 @@ class ModelDefaults:
     min_score: float
 
 
-_BY_MODEL: Mapping[str, ModelDefaults] = {"wordllama-256": ModelDefaults(alpha=0.3, min_score=0.15)}
-_OTHERS = ModelDefaults(alpha=0.5, min_score=0.15)
+_BY_MODEL: Mapping[str, ModelDefaults] = {"wordllama-256": ModelDefaults(alpha=0.3, min_score=0.2)}
+_OTHERS = ModelDefaults(alpha=0.5, min_score=0.2)
 
 
 def defaults_of(model: str) -> ModelDefaults:
@@ -39,23 +42,34 @@ def defaults_of(model: str) -> ModelDefaults:
 
 
 def fuse(
-    vector: Sequence[Hit], keyword: Sequence[Hit], *, alpha: float, method: Fusion, limit: int
+    vector: Sequence[Hit], keyword: Sequence[Hit], *, alpha: float, method: Fusion, limit: int, chunks: int
 ) -> tuple[ScoredChunk, ...]:
     """The best ``limit`` chunks of both branches, best first; equal scores in order of chunk id.
 
-    ``limit`` is also how many hits each branch was asked for.
+    ``limit`` is also how many hits each branch was asked for; ``chunks`` is the size of the knowledge base.
     """
-    found = _by_rank(vector, keyword, alpha) if method == "rrf" else _by_score(vector, keyword, alpha, limit)
+    if method == "rrf":
+        found = _by_rank(vector, keyword, alpha)
+    else:
+        found = _by_score(vector, keyword, alpha, limit, half_score(chunks))
     return tuple(sorted(found, key=lambda chunk: (-chunk.score, chunk.chunk_id))[:limit])
 
 
-def _by_score(vector: Sequence[Hit], keyword: Sequence[Hit], alpha: float, limit: int) -> list[ScoredChunk]:
+def half_score(chunks: int) -> float:
+    """The BM25 score that counts half in a knowledge base of so many chunks: that of one and a half rare words."""
+    return _RARE_WORDS * math.log1p((max(chunks, 1) - 0.5) / 1.5)
+
+
+def _by_score(
+    vector: Sequence[Hit], keyword: Sequence[Hit], alpha: float, limit: int, half: float
+) -> list[ScoredChunk]:
     cosines, ranks = _scores(vector), _scores(keyword)
     far, rare = _unseen(vector, limit), _unseen(keyword, limit)
     return [
         ScoredChunk(
             chunk_id=chunk_id,
-            score=alpha * max(cosines.get(chunk_id, far), 0.0) + (1 - alpha) * _saturate(ranks.get(chunk_id, rare)),
+            score=alpha * max(cosines.get(chunk_id, far), 0.0)
+            + (1 - alpha) * _saturate(ranks.get(chunk_id, rare), half),
             vector_score=cosines.get(chunk_id),
             keyword_score=ranks.get(chunk_id),
         )
@@ -89,5 +103,5 @@ def _unseen(hits: Sequence[Hit], limit: int) -> float:
     return hits[-1].score if len(hits) >= limit else 0.0
 
 
-def _saturate(bm25: float) -> float:
-    return bm25 / (bm25 + _BM25_HALF)
+def _saturate(bm25: float, half: float) -> float:
+    return bm25 / (bm25 + half)

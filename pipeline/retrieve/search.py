@@ -18,7 +18,7 @@ def search(state: AskState, *, retriever: Retriever, candidates: int, alpha: flo
     weight = asked if asked is not None else alpha if alpha is not None else defaults_of(kb.embedding_model).alpha
     limit = max(candidates, 2 * state.question.options.top_k)
     vector, keyword = _branches(state, kb.index, retriever, weight, limit, timeout)
-    hits = fuse(vector, keyword, alpha=weight, method=state.question.options.fusion, limit=limit)
+    hits = fuse(vector, keyword, alpha=weight, method=state.question.options.fusion, limit=limit, chunks=kb.chunks)
     return state.but(hits=hits, vector=None)
 
 

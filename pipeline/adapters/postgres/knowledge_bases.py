@@ -12,7 +12,12 @@ from pipeline.errors import Conflict, NotFound
 from pipeline.types import KnowledgeBase, StoreName
 
 _SELECT = """
-SELECT k.id::text, t.name AS tenant, k.name, k.embedding_model, k.dimensions, k.store, k.created_at
+SELECT k.id::text, t.name AS tenant, k.name, k.embedding_model, k.dimensions, k.store, k.created_at,
+    CASE WHEN k.chunk_count > 0 THEN k.chunk_count ELSE (
+        SELECT coalesce(sum(d.chunk_count), 0) FROM (
+            SELECT chunk_count FROM documents WHERE kb_id = k.id AND live_generation IS NOT NULL LIMIT 1000
+        ) d
+    ) END AS chunks
 FROM knowledge_bases k JOIN tenants t ON t.id = k.tenant_id
 """
 _FIND = sa.text(_SELECT + "WHERE t.name = :tenant AND k.name = :name")
@@ -30,7 +35,10 @@ SELECT count(*) FILTER (WHERE live_generation IS NOT NULL) AS documents,
        coalesce(sum(chunk_count), 0) AS chunks
 FROM documents WHERE kb_id = :id
 """)
-_ANY_DOCUMENT = sa.text("SELECT EXISTS (SELECT FROM documents WHERE kb_id = :id AND live_generation IS NOT NULL)")
+_REFRESH = sa.text("""
+UPDATE knowledge_bases SET chunk_count = (SELECT coalesce(sum(chunk_count), 0) FROM documents WHERE kb_id = :id)
+WHERE id = :id
+""")
 
 
 class KnowledgeBases:
@@ -79,10 +87,10 @@ class KnowledgeBases:
             row = connection.execute(_COUNTS, {"id": kb_id}).mappings().one()
         return {name: int(count) for name, count in row.items()}
 
-    def holds_documents(self, kb_id: str) -> bool:
-        """Whether at least one document is live."""
+    def refresh_size(self, kb_id: str) -> None:
+        """Count its chunks anew, after a change; a question reads the count and doesn't add up all documents."""
         with transaction(self._engine) as connection:
-            return bool(connection.execute(_ANY_DOCUMENT, {"id": kb_id}).scalar())
+            connection.execute(_REFRESH, {"id": kb_id})
 
     def _insert(self, tenant: str, name: str, model: str, dimensions: int, store: StoreName) -> bool:
         values = {"tenant": tenant, "name": name, "model": model, "dimensions": dimensions, "store": store}

@@ -19,6 +19,7 @@ CREATE TABLE knowledge_bases (
     embedding_model text NOT NULL,
     dimensions integer NOT NULL,
     store text NOT NULL CHECK (store IN ('pgvector', 'weaviate')),
+    chunk_count bigint NOT NULL DEFAULT 0,
     created_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (tenant_id, name)
 );

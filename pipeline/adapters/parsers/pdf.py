@@ -1,0 +1,91 @@
+"""PDF through pdfium: one block per page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import pypdfium2
+import pypdfium2.raw as pdfium
+
+from pipeline.adapters.parsers.assembly import Assembly, file_title, one_line
+from pipeline.errors import ParseFailed
+from pipeline.types import ParsedDocument, RecordFields, Source
+
+_HEADER_BYTES = 1024
+_PARTS = re.compile(r"[^\W_]+")
+_COMPOUNDS = re.compile(r"[^\W_]+-[^\W_]+")
+_HYPHEN_AT_LINE_END = re.compile(r"([^\W_]+)(?:[\x02\xad\ufffe]|-[ \t]*\r?\n)([^\W_]+)")  # pdfium writes U+0002, U+FFFE
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_JUNK_TITLE = re.compile(r"untitled|microsoft (word|powerpoint)|\.(docx?|pptx?|indd|tex|qxd|dvi)$", re.IGNORECASE)
+
+
+class PdfParser:
+    """The text layer of a PDF, pages apart by a blank line; page numbers count from 1, as viewers do."""
+
+    def parse(self, data: bytes, source: Source, fields: RecordFields) -> ParsedDocument:
+        """Text per page; raises ParseFailed for what is no PDF, is damaged or asks for a password."""
+        if b"%PDF-" not in data[:_HEADER_BYTES]:
+            raise ParseFailed("It is not a PDF file: the header '%PDF-' is missing.", "Check what was downloaded.")
+        document = _open(data)
+        try:
+            assembly = Assembly()
+            for number, text in enumerate(rejoin(list(_pages(document))), start=1):
+                assembly.add(text, page=number)
+            return assembly.document(_title(document, source))
+        finally:
+            document.close()
+
+
+def _open(data: bytes) -> pypdfium2.PdfDocument:
+    try:
+        return pypdfium2.PdfDocument(data)
+    except pypdfium2.PdfiumError as error:
+        if getattr(error, "err_code", None) == pdfium.FPDF_ERR_PASSWORD:
+            raise ParseFailed("The PDF asks for a password.", "Save it without one, then ingest it again.") from None
+        hint = "It may be cut off; fetch it again, or open and save it in a PDF viewer."
+        raise ParseFailed("The PDF is damaged: it can't be opened.", hint) from None
+
+
+def _pages(document: pypdfium2.PdfDocument) -> Iterator[str]:
+    """The text of each page; closes a page before it opens the next, which bounds memory."""
+    for index in range(len(document)):
+        try:
+            page = document[index]
+            layer = page.get_textpage()
+            text = layer.get_text_bounded()
+        except pypdfium2.PdfiumError:
+            hint = "Open and save it in a PDF viewer."
+            raise ParseFailed(f"The PDF is damaged: page {index + 1} can't be read.", hint) from None
+        layer.close()
+        page.close()
+        yield text
+
+
+def rejoin(pages: Sequence[str]) -> list[str]:
+    """``pages`` with words whole again that were broken at the end of a line.
+
+    Whether the hyphen belongs to the word ("third-party") or to the line ("docu-ment"), the document itself tells:
+    by the forms it uses elsewhere, or else by whether both halves are words in it.
+    """
+    unbroken = [_HYPHEN_AT_LINE_END.sub(" ", page) for page in pages]
+    words = {word.lower() for page in unbroken for pattern in (_PARTS, _COMPOUNDS) for word in pattern.findall(page)}
+
+    def whole(found: re.Match[str]) -> str:
+        first, second = found[1].lower(), found[2].lower()
+        if first + second in words and found[2][0].islower():
+            return found[1] + found[2]
+        parted = f"{first}-{second}" in words or (first in words and second in words)
+        keeps_hyphen = parted or not (found[1][-1].isalpha() and found[2][0].islower())
+        return f"{found[1]}-{found[2]}" if keeps_hyphen else found[1] + found[2]
+
+    return [_HYPHEN_AT_LINE_END.sub(whole, page) for page in pages]
+
+
+def _title(document: pypdfium2.PdfDocument, source: Source) -> str:
+    """The file's name if it has a word in it, else the title in the metadata, which is often one of a template."""
+    name = file_title(source)
+    if _WORD.search(name):
+        return name
+    title = one_line(str(document.get_metadata_dict().get("Title", "")))
+    return title if _WORD.search(title) and not _JUNK_TITLE.search(title) else name

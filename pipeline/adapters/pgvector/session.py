@@ -1,0 +1,111 @@
+"""Transactions with a time limit on psycopg itself, below SQLAlchemy's statements but from its pool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import errors
+
+from pipeline.adapters.pgvector.binary import accept_binary
+from pipeline.adapters.postgres.engine import first_line, translating
+from pipeline.errors import BadSettings, CeleriacError
+
+Rows = list[tuple[Any, ...]]
+
+_INSTALL = "Install pgvector (0.8 or newer) for this server, then run CREATE EXTENSION vector as a superuser."
+_TIMEOUT = b"SELECT set_config('statement_timeout', %(timeout)s, true)"
+# Searches are short and many: neither compiling nor parallel workers pay for them. Plans are made for
+# the given limit, since one made for any limit prefers sorting the whole table to its HNSW index.
+_SEARCH = b"""
+SELECT set_config('statement_timeout', %(timeout)s, true),
+       set_config('jit', 'off', true),
+       set_config('max_parallel_workers_per_gather', '0', true),
+       set_config('plan_cache_mode', 'force_custom_plan', true),
+       set_config('enable_sort', %(sort)s, true),
+       set_config('hnsw.iterative_scan', 'strict_order', true),
+       set_config('hnsw.ef_search', %(ef_search)s, true)
+"""
+
+
+@contextmanager
+def transaction(engine: sa.Engine, timeout: float) -> Iterator[psycopg.Connection]:
+    """A transaction that commits at the end; no statement in it may take longer than ``timeout`` seconds."""
+    with _explaining(), _borrowed(engine) as connection:
+        connection.execute(_TIMEOUT, {"timeout": _milliseconds(timeout)})
+        yield connection
+        connection.commit()
+
+
+def search(
+    engine: sa.Engine,
+    statement: bytes,
+    parameters: Mapping[str, Any],
+    *,
+    timeout: float,
+    ef_search: int = 40,
+    ordered_by_index: bool = False,
+) -> Rows:
+    """Rows of one statement, in a single round trip; none where the index was never made."""
+    settings = {
+        "timeout": _milliseconds(timeout),
+        "ef_search": str(ef_search),
+        "sort": "off" if ordered_by_index else "on",
+    }
+    with _explaining(), _borrowed(engine) as connection:
+        try:
+            with connection.pipeline():
+                connection.execute(_SEARCH, settings)
+                cursor = connection.execute(statement, parameters)
+                connection.commit()
+            return cursor.fetchall()
+        except errors.UndefinedTable:
+            return []
+
+
+@contextmanager
+def _borrowed(engine: sa.Engine) -> Iterator[psycopg.Connection]:
+    pooled = engine.raw_connection()
+    connection = cast("psycopg.Connection", pooled.driver_connection)
+    accept_binary(connection)
+    try:
+        yield connection
+    except BaseException as error:
+        # A connection that broke, or that a worker's time limit left in mid-query, is of no more use.
+        if connection.closed or not isinstance(error, Exception):
+            pooled.invalidate()
+        raise
+    finally:
+        pooled.close()
+
+
+@contextmanager
+def _explaining() -> Iterator[None]:
+    with translating():
+        try:
+            yield
+        except psycopg.Error as error:
+            explained = _explained(error)
+            if explained is None:
+                raise
+            raise explained from error
+
+
+def _explained(error: psycopg.Error) -> CeleriacError | None:
+    line = first_line(error)
+    if isinstance(error, errors.UndefinedObject) and "text search configuration" in line:
+        return BadSettings(
+            f"Postgres has not that language: {line}.", r"See \dF in psql for CELERIAC_KEYWORD_LANGUAGE."
+        )
+    if isinstance(error, errors.UndefinedFile | errors.FeatureNotSupported | errors.UndefinedObject):
+        return BadSettings(f"Postgres lacks pgvector: {line}.", _INSTALL)
+    if isinstance(error, errors.InsufficientPrivilege) and "extension" in line:
+        return BadSettings(f"Postgres denies it: {line}.", "Run CREATE EXTENSION vector as a superuser once.")
+    return None
+
+
+def _milliseconds(timeout: float) -> str:
+    return str(max(1, round(timeout * 1000)))

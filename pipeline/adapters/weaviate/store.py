@@ -1,0 +1,211 @@
+"""The vector store on Weaviate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import numpy as np
+from weaviate import WeaviateClient
+from weaviate.classes.data import DataObject
+from weaviate.classes.query import Filter, MetadataQuery
+from weaviate.collections import Collection
+from weaviate.exceptions import WeaviateInsertManyAllFailedError
+
+from pipeline.adapters.weaviate.collection import (
+    DOCUMENT_ID,
+    GENERATION,
+    KEYWORDS,
+    collection_name,
+    ensure_collection,
+)
+from pipeline.adapters.weaviate.connection import Connection
+from pipeline.adapters.weaviate.errors import UPSTREAM, failure, one_line
+from pipeline.errors import ModelMismatch, RequestRejected, ServerFault
+from pipeline.types import Hit, IndexEntry, IndexRef, Vector
+
+INSERT_SLICE: Final = 200
+DELETE_SLICE: Final = 1000
+PAGE: Final = 1000
+
+_DISTANCE: Final = MetadataQuery(distance=True)
+_SCORE: Final = MetadataQuery(score=True)
+
+T = TypeVar("T")
+
+
+class WeaviateStore:
+    """Chunks in Weaviate: the vector branch is HNSW with cosine distance, the keyword branch BM25.
+
+    An index is one tenant of its model's collection. Nothing but ids and scores is read back. The
+    client opens at the first call, one per process; a server that went away and came back is found
+    again without a restart.
+    """
+
+    def __init__(self, url: str, *, grpc_url: str | None, api_key: str | None, connect_timeout: float) -> None:
+        """Addresses as in WEAVIATE_URL and WEAVIATE_GRPC_URL; raises BadSettings for unusable ones."""
+        self._connection = Connection(url, grpc_url=grpc_url, api_key=api_key, connect_timeout=connect_timeout)
+        self._ensured: set[str] = set()
+
+    def vector_search(self, index: IndexRef, vector: Vector, limit: int, *, timeout: float) -> list[Hit]:
+        """Nearest chunks by HNSW; score is 1 - cosine distance."""
+        _check_vector(index, vector, "The question's vector")
+
+        def nearest(tenant: Collection[Any, Any]) -> list[tuple[UUID, float]]:
+            found = tenant.query.near_vector(
+                vector.tolist(), limit=limit, return_metadata=_DISTANCE, return_properties=[]
+            )
+            return [(one.uuid, _similarity(one.metadata.distance)) for one in found.objects]
+
+        return _best_first(self._on_tenant(index, timeout, nearest) or [])
+
+    def keyword_search(self, index: IndexRef, text: str, limit: int, *, timeout: float) -> list[Hit]:
+        """Chunks that share a word with ``text``, by Weaviate's BM25 (b 0.75, k1 1.2, English stop words)."""
+        if not text.strip():
+            return []
+
+        def matching(tenant: Collection[Any, Any]) -> list[tuple[UUID, float]]:
+            found = tenant.query.bm25(
+                _encodable(text),
+                query_properties=[KEYWORDS],
+                limit=limit,
+                return_metadata=_SCORE,
+                return_properties=[],
+            )
+            return [(one.uuid, one.metadata.score) for one in found.objects if one.metadata.score]
+
+        return _best_first(self._on_tenant(index, timeout, matching) or [])
+
+    def upsert(self, index: IndexRef, entries: Sequence[IndexEntry], *, timeout: float) -> None:
+        """Write entries in slices; ``timeout`` bounds them together. No vector is written if one is unusable."""
+        for entry in entries:
+            _check_vector(index, entry.vector, f"The vector of chunk {entry.chunk_id}")
+        if not entries:
+            return
+        with self._connection.call(timeout) as client:
+            self._ensure_collection(client, index)
+            tenant = _tenant(client, index)
+            try:
+                for start in range(0, len(entries), INSERT_SLICE):
+                    _insert(tenant, entries[start : start + INSERT_SLICE])
+            except ServerFault:
+                # Perhaps someone deleted the collection: look again before the next attempt.
+                self._ensured.discard(collection_name(index))
+                raise
+
+    def delete(self, index: IndexRef, chunk_ids: Sequence[str], *, timeout: float) -> None:
+        """Remove chunks in slices; ``timeout`` bounds them together."""
+
+        def remove(tenant: Collection[Any, Any]) -> None:
+            for start in range(0, len(chunk_ids), DELETE_SLICE):
+                ids = list(chunk_ids[start : start + DELETE_SLICE])
+                outcome = tenant.data.delete_many(where=Filter.by_id().contains_any(ids))
+                if outcome.failed:
+                    raise failure(ServerFault, f"{outcome.failed} of {len(ids)} chunks were not deleted")
+
+        if chunk_ids:
+            self._on_tenant(index, timeout, remove)
+
+    def drop(self, index: IndexRef, *, timeout: float) -> None:
+        """Remove the knowledge base's tenant; the collection stays for the others."""
+        name = collection_name(index)
+        with self._connection.call(timeout) as client:
+            if client.collections.exists(name):
+                client.collections.use(name).tenants.remove([index.kb_id])
+
+    def chunk_ids(self, index: IndexRef, *, timeout: float) -> Iterator[str]:
+        """Ids of all chunks, page by page; ``timeout`` bounds each page."""
+        after: UUID | None = None
+        while page := self._page_of_ids(index, after, timeout):
+            yield from map(str, page)
+            after = page[-1]
+
+    def check(self, *, timeout: float) -> str:
+        """For example ``Weaviate 1.39.2, gRPC ok``. Raises BadSettings for a server older than 1.27."""
+        with self._connection.call(timeout) as client:
+            version = client.get_meta()["version"]
+            self._connection.check_grpc()
+        return f"Weaviate {version}, gRPC ok"
+
+    def close(self) -> None:
+        """Close this process's connections; a later call opens them again."""
+        self._connection.close()
+
+    def _on_tenant(self, index: IndexRef, timeout: float, act: Callable[[Collection[Any, Any]], T]) -> T | None:
+        """What ``act`` returns, or None where the index isn't there."""
+        with self._connection.call(timeout) as client:
+            try:
+                return act(_tenant(client, index))
+            except (ServerFault, RequestRejected):
+                # A missing index has no status of its own, so ask; only after a failure, it costs two requests.
+                if _exists(client, index):
+                    raise
+                return None
+
+    def _page_of_ids(self, index: IndexRef, after: UUID | None, timeout: float) -> list[UUID]:
+        def page(tenant: Collection[Any, Any]) -> list[UUID]:
+            found = tenant.query.fetch_objects(limit=PAGE, after=after, return_properties=[])
+            return [one.uuid for one in found.objects]
+
+        return self._on_tenant(index, timeout, page) or []
+
+    def _ensure_collection(self, client: WeaviateClient, index: IndexRef) -> None:
+        name = collection_name(index)
+        if name not in self._ensured:
+            ensure_collection(client, index)
+            self._ensured.add(name)
+
+
+def _tenant(client: WeaviateClient, index: IndexRef) -> Collection[Any, Any]:
+    return client.collections.use(collection_name(index)).with_tenant(index.kb_id)
+
+
+def _exists(client: WeaviateClient, index: IndexRef) -> bool:
+    name = collection_name(index)
+    return client.collections.exists(name) and client.collections.use(name).tenants.exists(index.kb_id)
+
+
+def _insert(tenant: Collection[Any, Any], entries: Sequence[IndexEntry]) -> None:
+    try:
+        outcome = tenant.data.insert_many([_object(entry) for entry in entries])
+    except WeaviateInsertManyAllFailedError as error:
+        cause = one_line(error).partition("all errors: ")[2] or one_line(error)
+        raise failure(ServerFault, f"none of {len(entries)} chunks was written: {cause}") from error
+    if outcome.has_errors:
+        first = next(iter(outcome.errors.values()))
+        lost = f"{len(outcome.errors)} of {len(entries)} chunks were not written"
+        raise failure(ServerFault, f"{lost}: {first.message}")
+
+
+def _object(entry: IndexEntry) -> DataObject[dict[str, Any], None]:
+    properties = {
+        KEYWORDS: _encodable(entry.keywords),
+        DOCUMENT_ID: entry.document_id,
+        GENERATION: entry.generation,
+    }
+    return DataObject(uuid=entry.chunk_id, properties=properties, vector=entry.vector.tolist())
+
+
+def _check_vector(index: IndexRef, vector: Vector, name: str) -> None:
+    """Weaviate stores NaN without a word and then finds such chunks at a distance of NaN."""
+    if vector.shape != (index.dimensions,):
+        shape = "x".join(map(str, vector.shape))
+        raise ModelMismatch(f"{name} has {shape} dimensions, the index {index.dimensions}.", "", UPSTREAM)
+    if not np.isfinite(vector).all():
+        raise RequestRejected(f"{name} holds NaN or infinity.", "The embedding model is at fault.", UPSTREAM)
+
+
+def _encodable(text: str) -> str:
+    """``text`` without lone surrogates, which gRPC can't carry."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _similarity(distance: float | None) -> float:
+    return -1.0 if distance is None else max(-1.0, min(1.0 - distance, 1.0))
+
+
+def _best_first(scores: Sequence[tuple[UUID, float]]) -> list[Hit]:
+    """Equal scores in the order of their ids, so that an answer can be repeated."""
+    hits = [Hit(chunk_id=str(uuid), score=score) for uuid, score in scores]
+    return sorted(hits, key=lambda hit: (-hit.score, hit.chunk_id))

@@ -1,0 +1,70 @@
+"""Services the tests run against: real ones of their own, started on first use and stopped at the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.local.postgres import start_postgres
+from deploy.local.redis import free_port as find_free_port
+from deploy.local.redis import start_redis
+
+WEAVIATE_URL = os.environ.get("WEAVIATE_URL", "")
+"""The developer's own, for the tests that may use it; kept before the environment is cleared."""
+
+_SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+_SERVICES = ("REDIS_URL", "DATABASE_URL", "WEAVIATE_")
+_PREFIXES = ("CELERIAC_", "OPENAI_", "FLOWER_", *_SERVICES)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment() -> Iterator[None]:
+    """Results don't depend on the developer's shell, and no test can touch the developer's servers."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(_PREFIXES)]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def services_folder() -> Iterator[Path]:
+    """A folder for servers. Short, for the sake of socket paths; open to Postgres's account when run as root."""
+    folder = Path(tempfile.mkdtemp(prefix="celeriac-tests-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def redis_url(services_folder: Path) -> Iterator[str]:
+    """A Redis for the whole session. Tests use a namespace of their own and flush nothing."""
+    service = start_redis(services_folder / "redis", die_with_parent=True)
+    yield service.url
+    service.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(services_folder: Path) -> Iterator[str]:
+    """A Postgres with pgvector and an empty database for the whole session, as a URL of libpq."""
+    service = start_postgres(services_folder / "postgres", die_with_parent=True)
+    yield service.url
+    service.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The labelled data beside the repository."""
+    if not _SHARED_DATA.is_dir():
+        pytest.fail(f"The labelled data is missing: expected in {_SHARED_DATA}.", pytrace=False)
+    return _SHARED_DATA
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Gives ports of 127.0.0.1 that nobody listens on."""
+    return find_free_port

@@ -1,0 +1,1 @@
+"""A stand-in for an OpenAI-compatible service: the same protocol, settable latency and settable faults."""

@@ -1,0 +1,55 @@
+"""Which request gets which fault."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from tests.standin.config import Config, Endpoint, Fault
+from tests.standin.limiter import Bucket
+
+
+class Faults:
+    """The faults of one configuration, used up as requests come; deterministic for a seed."""
+
+    def __init__(self, config: Config, seed: int) -> None:
+        """Windows of time start now."""
+        self._random = random.Random(seed)
+        self._left = [(fault, fault.count) for fault in config.faults]
+        self._started = time.monotonic()
+        self.limits = {
+            name: Bucket(per_minute, config.burst_seconds)
+            for name, per_minute in (
+                ("requests", config.requests_per_minute),
+                ("tokens", config.tokens_per_minute),
+            )
+            if per_minute is not None
+        }
+
+    def draw(self, endpoint: Endpoint) -> Fault | None:
+        """The first fault that hits this request."""
+        for number, (fault, left) in enumerate(self._left):
+            if not self._applies(fault, endpoint, left):
+                continue
+            self._left[number] = (fault, None if left is None else left - 1)
+            return fault
+        return None
+
+    def wait(self, tokens: int) -> float:
+        """Seconds to wait before this request fits the limits; 0 where it does, and then it is counted."""
+        waits = [bucket.take(1 if name == "requests" else tokens) for name, bucket in self.limits.items()]
+        return max(waits, default=0.0)
+
+    def headers(self) -> dict[str, str]:
+        """The x-ratelimit headers of all limits."""
+        found: dict[str, str] = {}
+        for name, bucket in self.limits.items():
+            found |= bucket.headers(name)
+        return found
+
+    def _applies(self, fault: Fault, endpoint: Endpoint, left: int | None) -> bool:
+        if fault.endpoint not in (None, endpoint) or left == 0:
+            return False
+        if fault.seconds is not None and time.monotonic() - self._started > fault.seconds:
+            return False
+        return fault.probability >= 1.0 or self._random.random() < fault.probability
