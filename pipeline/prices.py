@@ -1,6 +1,7 @@
 """What models cost: USD per million input and output tokens.
 
-The figures are OpenAI's list prices for standard requests, looked up in November 2026. They leave out discounts
+The figures are list prices for standard requests, gathered in November 2026 from public price lists and release notes,
+not from OpenAI's own page: check those you bill by. They leave out discounts
 (cached input, batches) and surcharges (prompts above 272,000 tokens), so a bill may differ. ``CELERIAC_PRICES``
 adds models and overrides figures: ``{"gpt-6-luna": [0.10, 0.50]}``.
 """

@@ -134,7 +134,7 @@ class Settings(BaseSettings):
     @property
     def generator_name(self) -> str:
         """The model that answers; ``extractive`` needs none."""
-        return self.chat_model or ("gpt-5-mini" if self.uses_openai else OFFLINE_GENERATOR)
+        return self.chat_model or ("gpt-6-luna" if self.uses_openai else OFFLINE_GENERATOR)
 
 
 def refuse_unknown(environment: Mapping[str, str]) -> None:

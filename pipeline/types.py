@@ -355,6 +355,14 @@ class Draft(Value):
     blocks: tuple[Block, ...] = ()
 
 
+class Reading(Value):
+    """How sources are read: the largest file and the largest record in bytes, and what decides how they are cut."""
+
+    max_bytes: int
+    max_record_bytes: int
+    fingerprint: str
+
+
 class RunOptions(Value):
     """What an ingest run was asked to do. ``roots`` are the paths given, as the sources' origins spell them."""
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline.errors import BadSettings
-from pipeline.ingest.parse import Reading
 from pipeline.seams import Chunker, Embedder, Generator, Parser, Reranker, VectorStore
 from pipeline.settings import OFFLINE_EMBEDDER, OFFLINE_GENERATOR, Settings
+from pipeline.types import Reading
 
 if TYPE_CHECKING:
     import openai
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.adapters.postgres.passages import Passages
     from pipeline.adapters.postgres.questions import Questions
     from pipeline.adapters.postgres.runs import Runs
+    from pipeline.adapters.postgres.schema import Schema
     from pipeline.adapters.redis_stream import AnswerStreams
 
 T = TypeVar("T")
@@ -110,6 +111,13 @@ class Parts:
         return AnswerStreams(self.redis, namespace=self.settings.namespace, ttl=self.settings.stream_ttl)
 
     # ------------------------------------------------------------------ ledgers
+
+    @once
+    def schema(self) -> Schema:
+        """The schema of the database, and its migrations."""
+        from pipeline.adapters.postgres.schema import Schema
+
+        return Schema(self.engine)
 
     @once
     def knowledge_bases(self) -> KnowledgeBases:
@@ -267,8 +275,12 @@ class Parts:
 
     def close(self) -> None:
         """Give back connections."""
-        if "store" in self.__dict__ and hasattr(self.store, "close"):
-            self.store.close()
+        for name in ("store", "openai", "reranker"):
+            part = self.__dict__.get(name)
+            if part is not None and hasattr(part, "close"):
+                part.close()
+        if "redis" in self.__dict__:
+            self.redis.close()
         if "engine" in self.__dict__:
             self.engine.dispose()
 

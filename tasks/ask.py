@@ -15,7 +15,7 @@ from tasks.base import StageTask
 def _stage(task: StageTask, name: str, data: dict[str, Any]) -> dict[str, Any]:
     state, parts = AskState.decode(data), runtime.parts()
     with task.attempt(state.question.deadline, question=state.question.id) as number:
-        after = flow.run_stage(name, state, parts, parts.streams, worker=task.worker, attempt=number)
+        after = flow.run_stage(name, state, parts, worker=task.worker, attempt=number)
     return after.encode()
 
 

@@ -13,6 +13,7 @@ import pytest
 from deploy.local.postgres import start_postgres
 from deploy.local.redis import free_port as find_free_port
 from deploy.local.redis import start_redis
+from tests.standin.fixture import standin, standin_process, start_standin  # noqa: F401 - fixtures for all tests
 
 WEAVIATE_URL = os.environ.get("WEAVIATE_URL", "")
 """The developer's own, for the tests that may use it; kept before the environment is cleared."""

@@ -115,14 +115,14 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Retrieve passages without answering, with the score of each branch."""
+    from pipeline.ask.flow import retrieve
     from pipeline.ask.question import new_question
-    from pipeline.retrieve import flow
 
     parts = current_parts()
     options = _options(parts, top_k, min_score, alpha, fusion)
     begun = time.perf_counter()
     question = new_question(read_question(query), parts.settings, kb=kb, tenant=tenant, options=options)
-    state = flow.run(question, parts)
+    state = retrieve(question, parts)
     spent = (time.perf_counter() - begun) * 1000
     if as_json:
         say_json({"passages": state.passages, "timings": state.timings, "total_ms": spent})

@@ -95,21 +95,17 @@ def _redis(parts: Parts) -> str:
 
 
 def _postgres(parts: Parts) -> str:
-    import sqlalchemy as sa
-
-    from pipeline.adapters.postgres.engine import transaction
-
-    with transaction(parts.engine) as connection:
-        version = str(connection.execute(sa.text("SHOW server_version")).scalar())
+    version, ctype = parts.schema.server()
     if int(version.split(".")[0]) < _OLDEST_POSTGRES:
         raise BadSettings(f"PostgreSQL {version} is too old.", f"Celeriac needs {_OLDEST_POSTGRES} or newer.")
+    if ctype in ("C", "POSIX"):
+        hint = "Create the database with LC_CTYPE C.UTF-8 (or any of UTF-8)."
+        raise BadSettings(f"The database's character type is {ctype}: curly quotes stick to words.", hint)
     return f"PostgreSQL {version}"
 
 
 def _schema(parts: Parts) -> str:
-    from pipeline.adapters.postgres.migrate import current_revision, newest_revision
-
-    found, needed = current_revision(parts.engine), newest_revision()
+    found, needed = parts.schema.current_revision(), parts.schema.newest_revision()
     if found != needed:
         raise BadSettings(
             f"The schema is at revision {found}, this version needs {needed}.", "Run `manage.py migrate`."

@@ -24,6 +24,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(up)
     app.command()(down)
     app.command()(status)
+    app.command()(migrate)
 
 
 def up(
@@ -48,7 +49,7 @@ def up(
         configured.home,
         workers=workers,
         environment=dict(os.environ),
-        prepare=migrate,
+        prepare=migrate_stack,
         ready=everyone_listens,
         on_event=note,
     )
@@ -86,13 +87,17 @@ def status(as_json: Json = False) -> None:
     raise typer.Exit(0 if healthy else 1)
 
 
-def migrate(environment: Mapping[str, str]) -> None:
-    """Bring the schema up to date, in the database that ``environment`` names."""
-    from pipeline.adapters.postgres.migrate import migrate as upgrade
+def migrate(as_json: Json = False) -> None:
+    """Bring the schema of DATABASE_URL up to date; `up` does it by itself."""
+    revision = current_parts().schema.migrate()
+    say_json({"revision": revision}) if as_json else note(f"The schema is at revision {revision}.")
 
+
+def migrate_stack(environment: Mapping[str, str]) -> None:
+    """Bring the schema up to date, in the database that ``environment`` names."""
     parts = _parts_in(environment)
     try:
-        upgrade(parts.engine)
+        parts.schema.migrate()
     finally:
         parts.close()
 

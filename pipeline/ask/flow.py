@@ -20,7 +20,7 @@ from pipeline.wiring import Parts
 RETRIEVAL = ("guard", "embed", "search", "enrich", "rerank")
 STAGES = (*RETRIEVAL, "generate", "record")
 
-Stage = Callable[[AskState, Parts, AnswerSink, int], AskState]
+Stage = Callable[[AskState, Parts, AnswerSink | None, int], AskState]
 
 
 def run(question: Question, parts: Parts, sink: AnswerSink) -> Answer:
@@ -31,10 +31,27 @@ def run(question: Question, parts: Parts, sink: AnswerSink) -> Answer:
     return finish(state, parts)
 
 
+def retrieve(question: Question, parts: Parts) -> AskState:
+    """What a question would be answered from: the state after ``rerank``, its passages with text, the best first."""
+    state = AskState(question=question, handed_over=time.time())
+    for name in RETRIEVAL:
+        state = run_stage(name, state, parts)
+    if state.kb is None or not state.passages:
+        return state
+    texts = parts.passages.texts(state.kb.id, [passage.chunk_id for passage in state.passages])
+    return state.but(passages=tuple(p.model_copy(update={"text": texts.get(p.chunk_id, "")}) for p in state.passages))
+
+
 def run_stage(
-    name: str, state: AskState, parts: Parts, sink: AnswerSink, *, worker: str = "local", attempt: int = 1
+    name: str,
+    state: AskState,
+    parts: Parts,
+    sink: AnswerSink | None = None,
+    *,
+    worker: str = "local",
+    attempt: int = 1,
 ) -> AskState:
-    """One stage, timed, if there is time left for it."""
+    """One stage, timed, if there is time left for it; ``sink`` takes the answer, by default the stream in Redis."""
     started = time.time()
     if started >= state.question.deadline:
         raise DeadlineExceeded(f"Time was over before stage {name!r}.")
@@ -63,7 +80,7 @@ def _left(state: AskState, at_most: float) -> float:
     return max(0.05, min(at_most, state.question.deadline - time.time()))
 
 
-def _guard(state: AskState, parts: Parts, _sink: AnswerSink, _attempt: int) -> AskState:
+def _guard(state: AskState, parts: Parts, _sink: AnswerSink | None, _attempt: int) -> AskState:
     settings = parts.settings
     return guard(
         state,
@@ -74,29 +91,36 @@ def _guard(state: AskState, parts: Parts, _sink: AnswerSink, _attempt: int) -> A
     )
 
 
-def _embed(state: AskState, parts: Parts, _sink: AnswerSink, _attempt: int) -> AskState:
+def _embed(state: AskState, parts: Parts, _sink: AnswerSink | None, _attempt: int) -> AskState:
     return embed(state, embedder=parts.embedder, timeout=_left(state, parts.settings.embed_timeout))
 
 
-def _search(state: AskState, parts: Parts, _sink: AnswerSink, _attempt: int) -> AskState:
+def _search(state: AskState, parts: Parts, _sink: AnswerSink | None, _attempt: int) -> AskState:
     settings = parts.settings
     timeout = _left(state, settings.search_timeout)
     return search(state, retriever=parts.store, candidates=settings.candidates, alpha=settings.alpha, timeout=timeout)
 
 
-def _enrich(state: AskState, parts: Parts, _sink: AnswerSink, _attempt: int) -> AskState:
+def _enrich(state: AskState, parts: Parts, _sink: AnswerSink | None, _attempt: int) -> AskState:
     depth = RERANK_DEPTH if parts.reranker else 1
     return enrich(state, passages=parts.passages, min_score=parts.settings.min_score, depth=depth)
 
 
-def _rerank(state: AskState, parts: Parts, _sink: AnswerSink, _attempt: int) -> AskState:
+def _rerank(state: AskState, parts: Parts, _sink: AnswerSink | None, _attempt: int) -> AskState:
     timeout = _left(state, parts.settings.search_timeout)
     return rerank(state, reranker=parts.reranker, texts=parts.passages, timeout=timeout)
 
 
-def _generate(state: AskState, parts: Parts, sink: AnswerSink, attempt: int) -> AskState:
+def _generate(state: AskState, parts: Parts, sink: AnswerSink | None, attempt: int) -> AskState:
     timeout = _left(state, parts.settings.generate_timeout)
-    return generate(state, generator=parts.generator, texts=parts.passages, sink=sink, timeout=timeout, attempt=attempt)
+    return generate(
+        state,
+        generator=parts.generator,
+        texts=parts.passages,
+        sink=sink or parts.streams,
+        timeout=timeout,
+        attempt=attempt,
+    )
 
 
 _STAGES: dict[str, Stage] = {

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pipeline.errors import CeleriacError, wrap
 from pipeline.ingest.reading import parse_document, read_source
 from pipeline.seams import Parser
-from pipeline.types import Batch, Draft, ItemStatus, Run, RunItem, Source, Value
+from pipeline.types import Batch, Draft, ItemStatus, Reading, Run, RunItem, Source
 
 # Part of every content hash: raise it when parsers or chunker change what they make of the same bytes.
 READER_VERSION = "1"
@@ -50,14 +50,6 @@ class Manifest(Protocol):
 
     def fail(self, run_id: str, errors: Mapping[int, CeleriacError]) -> None:
         """End items with their causes."""
-
-
-class Reading(Value):
-    """How sources are read: the largest file and the largest record in bytes, and what decides how they are cut."""
-
-    max_bytes: int
-    max_record_bytes: int
-    fingerprint: str
 
 
 def parse(

@@ -17,6 +17,7 @@ NO_PASSAGE = "None of the passages given answers this question."
 
 _WORD = re.compile(r"\w+")
 _MARKER = re.compile(r"^\s*\[(\d+)\]", re.MULTILINE)
+_END = re.compile(r"\n\s*(?:</\w+>|Question:)")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _DIGESTS_PER_WORD = 4
 _SHORT = 3
@@ -92,10 +93,13 @@ def _unit(dimensions: int) -> NDArray[np.float32]:
 def _passages(prompt: str) -> list[tuple[int, str]]:
     found = list(_MARKER.finditer(prompt))
     ends = [*(match.start() for match in found), len(prompt)][1:]
-    return [
-        (int(match.group(1)), re.split(r"\n\s*Question:", prompt[match.end() : end])[0])
-        for match, end in zip(found, ends, strict=True)
-    ]
+    return [(int(match[1]), _body(prompt[match.end() : end])) for match, end in zip(found, ends, strict=True)]
+
+
+def _body(passage: str) -> str:
+    """A passage without its heading, which is the rest of the marker's line where more lines follow."""
+    heading, _, text = _END.split(passage)[0].partition("\n")
+    return text if text.strip() else heading
 
 
 def _question(prompt: str) -> str:

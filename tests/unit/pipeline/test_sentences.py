@@ -55,10 +55,10 @@ def test_scripts_without_spaces_are_split_at_their_own_full_stops() -> None:
 
 
 def test_wrapped_lines_of_prose_are_one_sentence() -> None:
-    text = "The worker acknowledges a message late, that is,\nafter the task has ended. A crash then gives\nthe message back."
+    text = "The worker acknowledges a message late, that is,\nafter the task has ended. A crash then gives\nit back."
     assert split(text) == [
         "The worker acknowledges a message late, that is,\nafter the task has ended.",
-        "A crash then gives\nthe message back.",
+        "A crash then gives\nit back.",
     ]
 
 

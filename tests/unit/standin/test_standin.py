@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline import prompts
+from pipeline.types import Passage
 from tests.standin import model
 from tests.standin.config import Config, Fault
 from tests.standin.faults import Faults
@@ -51,6 +53,13 @@ class TestModel:
         prompt = "[1] Cats purr.\n[2] Rain fell. Dogs bark at strangers.\n[3] Fish swim.\n\nQuestion: why do dogs bark?"
 
         assert model.answer([prompt]) == "Dogs bark at strangers. [2]"
+
+    def test_the_pipelines_own_prompt_is_understood(self) -> None:
+        texts = ["Cats sleep.", "Rain fell. Dogs bark at foxes."]
+        passages = [Passage(chunk_id=text, document_id="d", title="About pets", text=text) for text in texts]
+        messages = prompts.render("Why do dogs bark?", passages)
+
+        assert model.answer([content for _, content in messages]) == "Dogs bark at foxes. [2]"
 
     def test_without_passages_it_says_that_it_found_nothing(self) -> None:
         assert model.answer(["Question: why?"]) == model.NO_PASSAGE

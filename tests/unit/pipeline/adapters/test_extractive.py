@@ -131,7 +131,7 @@ def test_most_answers_of_a_reading_test_are_in_the_sentences_chosen(shared_data:
     questions = _lines(folder / "queries.jsonl")[::7]
     names = list(texts)
     found = 0
-    for number, question in enumerate(questions):
+    for question in questions:
         right = gold[question["_id"]]
         # The gold paragraph stands third, among neighbours: paragraphs of the same article.
         near = [name for name in names[names.index(right) - 2 :] + names if name != right][:4]
