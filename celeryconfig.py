@@ -13,6 +13,9 @@ from pipeline import settings as _settings
 
 _s = _settings.load()
 _url = _s.redis_url.get_secret_value() if _s.redis_url else "redis://127.0.0.1:6379/0"
+if _url.startswith("rediss://") and "ssl_cert_reqs=" not in _url:
+    # Celery refuses TLS without a word on certificates; redis-py checks them unless told otherwise, and so do we.
+    _url += f"{'&' if '?' in _url else '?'}ssl_cert_reqs=required"
 
 # ------------------------------------------------------------------ services
 broker_url = _url
@@ -74,7 +77,6 @@ task_routes = {
 
 # ------------------------------------------------------------------ delivery
 task_acks_late = True
-task_acks_on_failure_or_timeout = True
 task_reject_on_worker_lost = True
 # Below 2 a gevent worker starves: finishing tasks do not wake its consumer. The Procfile sets 1 for prefork.
 worker_prefetch_multiplier = 2

@@ -208,4 +208,6 @@ def wrap(error: BaseException) -> CeleriacError:
     """Any exception as one of ours: ours as they are, others as :class:`InternalFault`."""
     if isinstance(error, CeleriacError):
         return error
-    return InternalFault(f"{type(error).__name__}: {error}"[:500])
+    # Foreign text may have many lines, and characters that neither Postgres nor UTF-8 takes.
+    line = " ".join(f"{type(error).__name__}: {error}".replace("\0", "").split())
+    return InternalFault(line.encode("utf-8", "replace").decode()[:500])

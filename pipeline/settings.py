@@ -8,13 +8,16 @@ An unknown ``CELERIAC_`` name is refused: a typing mistake must not pass for a d
 from __future__ import annotations
 
 import difflib
+import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.errors import BadSettings
 from pipeline.types import StoreName
@@ -22,6 +25,9 @@ from pipeline.types import StoreName
 PREFIX = "CELERIAC_"
 OFFLINE_EMBEDDER = "wordllama-256"
 OFFLINE_GENERATOR = "extractive"
+
+# What redis-py and Celery read alike: each takes, or falls over, more than that in its own way.
+_REDIS_URL = re.compile(r"rediss?://([^/?#@]*@)?(\[[^]/?#@]+\]|[^:/?#@]+)?(:\d{1,5})?(/\d*)?(\?\S*)?")
 
 
 def _known(name: str) -> Any:
@@ -31,7 +37,7 @@ def _known(name: str) -> Any:
 class Settings(BaseSettings):
     """Every knob, with its default. Seconds unless the name says otherwise."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
     # Services. None: the embedded one that `manage.py up` starts.
     redis_url: SecretStr | None = _known("REDIS_URL")
@@ -57,7 +63,7 @@ class Settings(BaseSettings):
     rerank_api_key: SecretStr | None = None
     reasoning_effort: str | None = None
     verbosity: str | None = None
-    prices: dict[str, tuple[float, float]] = {}
+    prices: Annotated[dict[str, tuple[float, float]], NoDecode] = {}
     """USD per million input and output tokens by model, over the built-in list."""
 
     # Retrieval
@@ -114,6 +120,20 @@ class Settings(BaseSettings):
 
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not _REDIS_URL.fullmatch(url.get_secret_value()):
+            form = "redis://user:password@host:6379/0, with %XX for special characters in the password"
+            raise PydanticCustomError("redis_url", f"It must look like {form}")
+        return url
+
+    @field_validator("prices", mode="before")
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        # Left to pydantic-settings, what is no JSON would be an error of another kind than all other bad values.
+        return json.loads(value) if isinstance(value, str) else value
 
     @property
     def uses_openai(self) -> bool:

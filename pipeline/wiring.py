@@ -296,4 +296,5 @@ def _weaviate(settings: Settings) -> VectorStore:
         grpc_url=settings.weaviate_grpc_url,
         api_key=key.get_secret_value() if key else None,
         connect_timeout=settings.connect_timeout,
+        language=settings.keyword_language,
     )

@@ -24,6 +24,7 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
 
     abstract = True
     max_retries = None  # attempt() counts
+    throws = (CeleriacError,)  # attempt() logs them, and with a traceback what was none of ours before
 
     @contextmanager
     def attempt(self, deadline: float | None = None, **ids: str) -> Iterator[int]:

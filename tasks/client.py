@@ -18,7 +18,7 @@ from pipeline.errors import CeleriacError, DeadlineExceeded, wrap
 from pipeline.types import Answer, AnswerEvent, AskOptions, Question
 from pipeline.wiring import Parts
 from tasks import ask as _ask  # noqa: F401 - Celery must know which results it is to ignore
-from tasks import canvases, outcome
+from tasks import canvases
 from tasks import ingest as _ingest  # noqa: F401
 from tasks.app import app
 from tasks.broker import reaching_redis
@@ -60,7 +60,8 @@ class Client:
             with reaching_redis():
                 canvases.ask(question).apply_async()
         except CeleriacError as error:
-            outcome.fail_question(question.id, error, question.epoch)
+            # In Postgres alone: Redis, where a reader would hear of it, is what can't be reached.
+            self._parts.questions.fail(question.id, error, epoch=question.epoch)
             raise
         return question.id
 

@@ -6,31 +6,43 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+Argument = str | bytes | Path
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a command printed and how it ended."""
 
+    command: str
     status: int
     out: str
     err: str
 
     @property
     def json(self) -> Any:
-        """Standard output as JSON."""
+        """Standard output as JSON; fails with all there is to see where the command did."""
+        assert self.status == 0, self
         return json.loads(self.out)
 
     @property
     def error_lines(self) -> list[str]:
         """Lines of standard error that aren't empty."""
         return [line for line in self.err.splitlines() if line.strip()]
+
+    def error(self, status: int) -> str:
+        """The one line that says what is wrong; fails unless it is alone, without a traceback, and the status right."""
+        assert self.status == status, self
+        assert "Traceback" not in self.out + self.err, self
+        assert len(self.error_lines) == 1, self
+        assert self.error_lines[0].startswith("error: "), self
+        return self.error_lines[0]
 
 
 class CommandLine:
@@ -39,22 +51,28 @@ class CommandLine:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = {**os.environ, **environment, "NO_COLOR": "1", "COLUMNS": "200"}
 
-    def __call__(self, *arguments: str, stdin: bytes | None = None, timeout: float = 120) -> Outcome:
+    def __call__(self, *arguments: Argument, stdin: bytes = b"", timeout: float = 120) -> Outcome:
         done = subprocess.run(
-            [sys.executable, "manage.py", *arguments],
+            _command(arguments),
             cwd=ROOT,
             env=self.environment,
-            input=stdin if stdin is not None else b"",
+            input=stdin,
             capture_output=True,
             timeout=timeout,
             check=False,
         )
-        return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
+        command = " ".join(map(str, arguments))[:200]
+        return Outcome(command, done.returncode, done.stdout.decode(), done.stderr.decode())
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def at_once(self, commands: Sequence[Sequence[Argument]], *, processes: int = 20) -> list[Outcome]:
+        """Each command in a process of its own, so many side by side; their outcomes in the order of the commands."""
+        with ThreadPoolExecutor(processes) as pool:
+            return list(pool.map(lambda arguments: self(*arguments), commands))
+
+    def start(self, *arguments: Argument) -> subprocess.Popen[bytes]:
         """The command under way."""
         return subprocess.Popen(
-            [sys.executable, "manage.py", *arguments],
+            _command(arguments),
             cwd=ROOT,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -62,6 +80,25 @@ class CommandLine:
             stderr=subprocess.PIPE,
         )
 
+    def python(self, program: str, stdin: str = "") -> str:
+        """What a user's own program prints."""
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env=self.environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def with_environment(self, **changes: str) -> CommandLine:
         """The same with other variables."""
         return CommandLine({**self.environment, **changes})
+
+
+def _command(arguments: Sequence[Argument]) -> list[Argument]:
+    return [sys.executable, "manage.py", *arguments]

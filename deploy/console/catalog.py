@@ -48,8 +48,6 @@ def kb_list(tenant: Tenant = "default", as_json: Json = False) -> None:
 def kb_create(name: Name, tenant: Tenant = "default", as_json: Json = False) -> None:
     """Make an empty knowledge base for the embedding model and store in use."""
     parts = current_parts()
-    if not name.strip() or "\0" in name:
-        raise BadSettings("A knowledge base needs a name.", "Give it one of letters and digits.")
     settings = parts.settings
     kb = parts.knowledge_bases.create(
         tenant, name, model=settings.embedder_name, dimensions=parts.embedder.dimensions, store=settings.store_name

@@ -149,12 +149,15 @@ def _round_trip(parts: Parts, queue: str) -> str:
     from celery.exceptions import TimeoutError as NoAnswer
 
     client_of(parts)
-    from tasks.broker import reaching_redis
+    from tasks import broker
     from tasks.control import CANARIES
 
+    start = f"Start one: the `{queue}` line of the Procfile."
+    if not any(state.name == queue and state.consumers for state in broker.queues(parts)):
+        raise InternalFault("No worker listens to it.", start)
     try:
-        with reaching_redis():
+        with broker.reaching_redis():
             waited = CANARIES[queue].apply_async((time.time(),), expires=30).get(timeout=5.0)
     except NoAnswer:
-        raise InternalFault("No worker answered in 5 s.", f"Start one: the `{queue}` line of the Procfile.") from None
+        raise InternalFault("No worker answered in 5 s.", f"See the worker's log. {start}") from None
     return f"a worker answered; the message waited {waited * 1000:.0f} ms"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import TYPE_CHECKING
 
@@ -26,13 +27,15 @@ def current_settings() -> Settings:
 
 
 def current_parts() -> Parts:
-    """The parts of this process."""
-    return Parts(current_settings())
+    """The parts of this process; their connections are closed at its end."""
+    parts = Parts(current_settings())
+    atexit.register(parts.close)
+    return parts
 
 
 def client_of(parts: Parts) -> Client:
     """The client; Celery is imported only now, when the address of Redis is known."""
-    _ = parts.redis_url  # says what to do where there is none
+    _ = parts.redis  # says what to do where there is none, or its address is none
     from tasks import runtime
 
     runtime.use(parts)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from deploy.console.context import current_parts
-from deploy.console.ingesting import open_knowledge_base, start_run, watch
+from deploy.console.ingesting import start_run, watch
 from deploy.console.output import Json, counting, note, say_json, say_table
 from pipeline.errors import InternalFault
 from pipeline.ingest.origins import encode_path
@@ -34,21 +34,21 @@ def evaluate(
 
     parts = current_parts()
     collection = evaluation.load_collection(folder, limit)
-    kb = open_knowledge_base(parts, "default", f"eval-{folder.resolve().name}")
+    tenant, name = "default", f"eval-{folder.resolve().name}"
     options = RunOptions(
         roots=(encode_path(collection.corpus.absolute()),),
         fields=RecordFields(text=("text",), title="title", id="_id"),
         prune=True,
     )
-    run_id, _ = start_run(parts, kb, [collection.corpus], options, quiet=as_json)
+    run_id, _ = start_run(parts, tenant, name, [collection.corpus], options, quiet=as_json)
     ingested = watch(parts, run_id, quiet=as_json)
     if not as_json:
         note(f"{ingested['indexed']:,} documents indexed, {ingested['unchanged']:,} unchanged, {ingested['seconds']} s")
     if ingested["failed"] or ingested["status"] != "done":
-        note(f"{ingested['failed']} documents could not be ingested; see `manage.py docs list --kb {kb.name}`.")
+        note(f"{ingested['failed']} documents could not be ingested; see `manage.py docs list --kb {name}`.")
     if not ingested["indexed"] + ingested["unchanged"]:
         raise InternalFault("Nothing of the collection could be ingested.")
-    kb = parts.knowledge_bases.find(kb.tenant, kb.name)  # with the size that it has now
+    kb = parts.knowledge_bases.find(tenant, name)
     rankings = evaluation.rank(kb, collection, parts, _counter(len(collection.queries), quiet=as_json))
     rows = {branch: evaluation.measure(ranking, collection.judgements) for branch, ranking in rankings.items()}
     _print(folder, kb.store, kb.embedding_model, len(collection.queries), rows, ingested, as_json=as_json)

@@ -52,8 +52,7 @@ def ingest(
     parts = current_parts()
     fields = RecordFields(text=tuple(text_field or ()), title=title_field, id=id_field)
     options = RunOptions(roots=tuple(encode_path(path.absolute()) for path in paths), fields=fields, prune=prune)
-    knowledge_base = open_knowledge_base(parts, tenant, kb)
-    run_id, skipped = start_run(parts, knowledge_base, paths, options, quiet=as_json)
+    run_id, skipped = start_run(parts, tenant, kb, paths, options, quiet=as_json)
     if detach:
         say_json({"run": run_id, "skipped": skipped}) if as_json else say(run_id)
         return
@@ -76,9 +75,12 @@ def open_knowledge_base(parts: Parts, tenant: str, name: str) -> KnowledgeBase:
 
 
 def start_run(
-    parts: Parts, kb: KnowledgeBase, paths: list[Path], options: RunOptions, *, quiet: bool
+    parts: Parts, tenant: str, name: str, paths: list[Path], options: RunOptions, *, quiet: bool
 ) -> tuple[str, int]:
-    """Write the manifest and send the first wave; returns the run's id and how many files were skipped."""
+    """Write the manifest and send the first wave; returns the run's id and how many files were skipped.
+
+    The knowledge base is made if it isn't there, but not for a path that isn't.
+    """
     skipped: list[str] = []
 
     def on_skip(path: Path, reason: str) -> None:
@@ -87,6 +89,7 @@ def start_run(
             note(f"skipped {path}: {reason}")
 
     sources = discover(paths, fields=options.fields, max_record_bytes=parts.settings.max_record_bytes, on_skip=on_skip)
+    kb = open_knowledge_base(parts, tenant, name)
     client = client_of(parts)
     run_id = str(uuid.uuid4())
     parts.runs.create(run_id, kb.id, options)
@@ -95,14 +98,12 @@ def start_run(
         for found in _manifest(parts, run_id, sources):
             if not quiet:
                 counting(f"{found:,} sources", last=False)
-    if not quiet and found:
-        counting(f"{found:,} sources in run {run_id}", last=True)
-    if not found and not options.prune:
-        empty = NotFound("There is nothing to ingest there.", "Formats: see `manage.py ingest --help`.")
-        parts.runs.finish(run_id, "failed", error=empty)
-        raise empty
-    _note_doubles(parts, run_id, found, quiet=quiet)
-    client.start_run(run_id)
+        if not quiet and found:
+            counting(f"{found:,} sources in run {run_id}", last=True)
+        if not found and not options.prune:
+            raise NotFound("There is nothing to ingest there.", "Formats: see `manage.py ingest --help`.")
+        _note_doubles(parts, run_id, found, quiet=quiet)
+        client.start_run(run_id)
     return run_id, len(skipped)
 
 

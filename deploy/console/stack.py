@@ -107,10 +107,13 @@ def everyone_listens(environment: Mapping[str, str]) -> bool:
     os.environ.update({name: environment[name] for name in ("REDIS_URL", "DATABASE_URL")})
     from tasks import broker
 
+    parts = _parts_in(environment)
     try:
-        return all(queue.consumers for queue in broker.queues(_parts_in(environment)))
+        return all(queue.consumers for queue in broker.queues(parts))
     except CeleriacError:
         return False
+    finally:
+        parts.close()
 
 
 def _parts_in(environment: Mapping[str, str]) -> Parts:
@@ -151,8 +154,8 @@ def _workers_and_queues(parts: Parts) -> tuple[list[dict[str, Any]], list[dict[s
     from tasks import broker, heartbeat
 
     try:
-        workers = [report.model_dump(mode="json") for report in heartbeat.reports(parts)]
         states = broker.queues(parts)
+        workers = [report.model_dump(mode="json") for report in heartbeat.reports(parts)]
     except CeleriacError:
         return [], [], True
     queues = [{**state.model_dump(), "deaf": state.is_deaf} for state in states]
@@ -162,9 +165,8 @@ def _workers_and_queues(parts: Parts) -> tuple[list[dict[str, Any]], list[dict[s
 def _print_status(services: list[dict[str, Any]], workers: list[dict[str, Any]], queues: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
-    for service in services:
-        mark = Text("ok", style="green") if service["ok"] else Text("DOWN", style="bold red")
-        say_table("", ["", "", ""], [[service["name"], mark, service["detail"]]])
+    marks = {True: Text("ok", style="green"), False: Text("DOWN", style="bold red")}
+    say_table("Services", ["name", "", "seen"], [[s["name"], marks[s["ok"]], s["detail"]] for s in services])
     rows = [
         [w["name"], w["pool"], ",".join(w["queues"]), w["running"], w["stall_ms"], w["resident_mb"]] for w in workers
     ]

@@ -129,6 +129,8 @@ class OpenAIEmbedder:
     def _sendable(self, text: str) -> str:
         if not text:
             return " "
+        if not text.isascii():
+            text = text.encode("utf-8", "replace").decode("utf-8")  # JSON can't carry a lone surrogate
         if len(text) * 4 <= MAX_TEXT_TOKENS * BYTES_PER_TOKEN or _tokens_of(text) <= MAX_TEXT_TOKENS:
             return text
         cut = _cut(text, MAX_TEXT_TOKENS * BYTES_PER_TOKEN)

@@ -76,7 +76,7 @@ class OpenAIGenerator:
         }
         return {
             "model": model,
-            "messages": [{"role": role, "content": content} for role, content in request.messages],
+            "messages": [{"role": role, "content": _encodable(content)} for role, content in request.messages],
             "stream": True,
             "stream_options": {"include_usage": True},
             # Only what is set: most models and compatible services refuse settings they don't know.
@@ -147,3 +147,8 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield from lines
     if rest:
         yield rest
+
+
+def _encodable(text: str) -> str:
+    """``text`` without lone surrogates, which JSON can't carry."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

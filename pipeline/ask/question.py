@@ -28,5 +28,5 @@ def new_question(
         kb=kb,
         options=options or AskOptions(top_k=settings.top_k),
         submitted_at=now,
-        deadline=now + (timeout or settings.ask_timeout),
+        deadline=now + (settings.ask_timeout if timeout is None else timeout),
     )

@@ -10,6 +10,7 @@ from pipeline.ingest.embed import embed
 from pipeline.ingest.finalize import finalize
 from pipeline.ingest.parse import parse
 from pipeline.ingest.upsert import upsert
+from pipeline.matching import require_match
 from pipeline.types import Batch, Run
 from pipeline.wiring import Parts
 
@@ -30,6 +31,7 @@ def run_stage(name: str, batch: Batch, parts: Parts) -> int:
     run = parts.runs.find(batch.run_id)
     if run.status != "running":
         return 0
+    _require_match(run, parts)
     return _STAGES[name](batch, run, parts)
 
 
@@ -41,14 +43,21 @@ def give_up(batch: Batch, error: CeleriacError, parts: Parts) -> None:
 
 def end(run_id: str, parts: Parts) -> int:
     """Finalize; returns how many documents were pruned."""
+    run = parts.runs.find(run_id)
+    _require_match(run, parts)
     return finalize(
-        parts.runs.find(run_id),
+        run,
         manifest=parts.runs,
         documents=parts.documents,
         knowledge_bases=parts.knowledge_bases,
         store=parts.store,
         timeout=parts.settings.write_timeout,
     )
+
+
+def _require_match(run: Run, parts: Parts) -> None:
+    """Who sent the run may have other settings than who works on it."""
+    require_match(run.kb, embedding_model=parts.settings.embedder_name, store=parts.settings.store_name)
 
 
 def _parse(batch: Batch, run: Run, parts: Parts) -> int:

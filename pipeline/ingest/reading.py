@@ -39,6 +39,9 @@ def parse_document(data: bytes, source: Source, fields: RecordFields, parsers: M
     if parser is None:
         raise InternalFault(f"There is no parser for the format '{source.format}'.")
     document = parser.parse(data, source, fields)
+    # Postgres can't hold a NUL, and would refuse all documents written with this one.
+    if any("\0" in part for part in (document.text, document.title, *(block.section for block in document.blocks))):
+        raise InternalFault(f"The parser of the format '{source.format}' let a NUL character pass.")
     if not document.text.strip():
         raise ParseFailed("It holds no text.", _NO_TEXT_HINTS.get(source.format, "Remove it, or put text into it."))
     if document.title or source.offset is not None:

@@ -19,7 +19,8 @@ WITH given AS (
 )
 INSERT INTO documents (kb_id, key, origin, format) SELECT :kb_id, key, origin, format FROM given
 ON CONFLICT ON CONSTRAINT documents_kb_key DO UPDATE
-SET origin = excluded.origin, format = excluded.format, reserved_generation = documents.reserved_generation + 1
+SET origin = excluded.origin, format = excluded.format, reserved_generation = documents.reserved_generation + 1,
+    error = CASE WHEN documents.live_generation IS NULL THEN documents.error END
 RETURNING id::text, key, content_hash, reserved_generation AS generation
 """)
 _SAVE_DRAFTS = sa.text("""
@@ -79,6 +80,8 @@ WHERE d.kb_id = :kb_id
   AND EXISTS (SELECT FROM unnest(CAST(:roots AS text[])) AS root
               WHERE d.origin = root OR starts_with(d.origin, rtrim(root, '/') || '/'))
   AND NOT EXISTS (SELECT FROM run_items i WHERE i.run_id = :run_id AND i.key = d.key)
+  AND NOT EXISTS (SELECT FROM run_items i WHERE i.run_id = :run_id AND i.status NOT IN ('done', 'unchanged')
+                  AND i.source->>'origin' = d.origin)
 ORDER BY d.id
 """)
 _CHUNK_IDS = sa.text("SELECT id::text FROM chunks WHERE document_id = ANY(CAST(:ids AS uuid[]))")
@@ -153,7 +156,9 @@ class Documents:
             connection.execute(_FORGET, {"ids": list(document_ids)})
 
     def vanished(self, kb_id: str, run_id: str, roots: Sequence[str]) -> list[str]:
-        """Ids of documents that came from under ``roots`` and that the run did not meet."""
+        """Ids of documents that came from under ``roots`` and that the run did not meet; not those of a file that the
+        run could not read in full: it may still hold them.
+        """
         values = {"kb_id": kb_id, "run_id": run_id, "roots": list(roots)}
         with transaction(self._engine) as connection:
             return list(connection.execute(_VANISHED, values).scalars())

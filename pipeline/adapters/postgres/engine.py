@@ -24,7 +24,7 @@ def make_engine(
     """
     try:
         parsed = sa.make_url(url)
-    except exc.ArgumentError:
+    except (exc.ArgumentError, ValueError):  # the latter for a port that is no number
         raise BadSettings("DATABASE_URL is not a URL.", "It looks like postgresql://user:password@host/name.") from None
     if parsed.get_backend_name() not in {"postgresql", "postgres"}:
         raise BadSettings(f"DATABASE_URL names {parsed.get_backend_name()}, not PostgreSQL.", "Use postgresql://…")
@@ -67,6 +67,8 @@ def translating() -> Iterator[None]:
         raise _translated(error.orig or error) from error
     except psycopg.Error as error:
         raise _translated(error) from error
+    except UnicodeEncodeError:
+        raise BadSettings("A name holds bytes that are not UTF-8.", "Spell names in UTF-8.") from None
 
 
 def _translated(error: BaseException) -> CeleriacError:

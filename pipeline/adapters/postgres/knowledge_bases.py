@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.adapters.postgres.engine import transaction
-from pipeline.errors import Conflict, NotFound
+from pipeline.errors import BadSettings, Conflict, NotFound
 from pipeline.types import KnowledgeBase, StoreName
 
 _SELECT = """
@@ -40,6 +40,8 @@ UPDATE knowledge_bases SET chunk_count = (SELECT coalesce(sum(chunk_count), 0) F
 WHERE id = :id
 """)
 
+MAX_NAME_CHARS = 200
+
 
 class KnowledgeBases:
     """The catalogue of knowledge bases."""
@@ -53,10 +55,10 @@ class KnowledgeBases:
         with transaction(self._engine) as connection:
             row = connection.execute(_FIND, {"tenant": tenant, "name": name}).mappings().first()
         if row is None:
-            where = "" if tenant == "default" else f" of tenant {tenant!r}"
+            where = "" if tenant == "default" else f" of tenant {_shown(tenant)!r}"
             raise NotFound(
-                f"There is no knowledge base {name!r}{where}.",
-                f"`manage.py kb list` shows those there are; `manage.py ingest PATH --kb {name}` makes one.",
+                f"There is no knowledge base {_shown(name)!r}{where}.",
+                f"`manage.py kb list` shows those there are; `manage.py ingest PATH --kb {_shown(name)}` makes one.",
             )
         return _knowledge_base(row)
 
@@ -93,10 +95,23 @@ class KnowledgeBases:
             connection.execute(_REFRESH, {"id": kb_id})
 
     def _insert(self, tenant: str, name: str, model: str, dimensions: int, store: StoreName) -> bool:
+        _refuse_unusable("knowledge base", name)
+        _refuse_unusable("tenant", tenant)
         values = {"tenant": tenant, "name": name, "model": model, "dimensions": dimensions, "store": store}
         with transaction(self._engine) as connection:
             connection.execute(_TENANT, {"tenant": tenant})
             return connection.execute(_CREATE, values).rowcount == 1
+
+
+def _refuse_unusable(kind: str, name: str) -> None:
+    """A name is shown, typed and indexed: it needs a letter to see, nothing invisible, and an end."""
+    if not name.strip() or not name.isprintable() or len(name) > MAX_NAME_CHARS:
+        hint = f"Give it up to {MAX_NAME_CHARS} characters, all of them visible."
+        raise BadSettings(f"{_shown(name)!r} can't be the name of a {kind}.", hint)
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= MAX_NAME_CHARS else f"{name[:50]}…"
 
 
 def _knowledge_base(row: Mapping[Any, Any]) -> KnowledgeBase:

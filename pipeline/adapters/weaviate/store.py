@@ -22,6 +22,7 @@ from pipeline.adapters.weaviate.collection import (
 )
 from pipeline.adapters.weaviate.connection import Connection
 from pipeline.adapters.weaviate.errors import UPSTREAM, failure, one_line
+from pipeline.adapters.weaviate.words import Stems
 from pipeline.errors import ModelMismatch, RequestRejected, ServerFault
 from pipeline.types import Hit, IndexEntry, IndexRef, Vector
 
@@ -43,8 +44,19 @@ class WeaviateStore:
     again without a restart.
     """
 
-    def __init__(self, url: str, *, grpc_url: str | None, api_key: str | None, connect_timeout: float) -> None:
-        """Addresses as in WEAVIATE_URL and WEAVIATE_GRPC_URL; raises BadSettings for unusable ones."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        grpc_url: str | None,
+        api_key: str | None,
+        connect_timeout: float,
+        language: str = "english",
+    ) -> None:
+        """Addresses as in WEAVIATE_URL and WEAVIATE_GRPC_URL, ``language`` as in CELERIAC_KEYWORD_LANGUAGE; raises
+        BadSettings for unusable ones.
+        """
+        self._stems = Stems(language)
         self._connection = Connection(url, grpc_url=grpc_url, api_key=api_key, connect_timeout=connect_timeout)
         self._ensured: set[str] = set()
 
@@ -61,13 +73,14 @@ class WeaviateStore:
         return _best_first(self._on_tenant(index, timeout, nearest) or [])
 
     def keyword_search(self, index: IndexRef, text: str, limit: int, *, timeout: float) -> list[Hit]:
-        """Chunks that share a word with ``text``, by Weaviate's BM25 (b 0.75, k1 1.2, English stop words)."""
-        if not text.strip():
+        """Chunks that share a stem with ``text``, by Weaviate's BM25 (b 0.75, k1 1.2, English stop words)."""
+        stems = self._stems.of(text)
+        if not stems:
             return []
 
         def matching(tenant: Collection[Any, Any]) -> list[tuple[UUID, float]]:
             found = tenant.query.bm25(
-                _encodable(text),
+                stems,
                 query_properties=[KEYWORDS],
                 limit=limit,
                 return_metadata=_SCORE,
@@ -88,7 +101,7 @@ class WeaviateStore:
             tenant = _tenant(client, index)
             try:
                 for start in range(0, len(entries), INSERT_SLICE):
-                    _insert(tenant, entries[start : start + INSERT_SLICE])
+                    _insert(tenant, [self._object(entry) for entry in entries[start : start + INSERT_SLICE]])
             except ServerFault:
                 # Perhaps someone deleted the collection: look again before the next attempt.
                 self._ensured.discard(collection_name(index))
@@ -150,6 +163,14 @@ class WeaviateStore:
 
         return self._on_tenant(index, timeout, page) or []
 
+    def _object(self, entry: IndexEntry) -> DataObject[dict[str, Any], None]:
+        properties = {
+            KEYWORDS: self._stems.of(entry.keywords),
+            DOCUMENT_ID: entry.document_id,
+            GENERATION: entry.generation,
+        }
+        return DataObject(uuid=entry.chunk_id, properties=properties, vector=entry.vector.tolist())
+
     def _ensure_collection(self, client: WeaviateClient, index: IndexRef) -> None:
         name = collection_name(index)
         if name not in self._ensured:
@@ -166,9 +187,9 @@ def _exists(client: WeaviateClient, index: IndexRef) -> bool:
     return client.collections.exists(name) and client.collections.use(name).tenants.exists(index.kb_id)
 
 
-def _insert(tenant: Collection[Any, Any], entries: Sequence[IndexEntry]) -> None:
+def _insert(tenant: Collection[Any, Any], entries: Sequence[DataObject[dict[str, Any], None]]) -> None:
     try:
-        outcome = tenant.data.insert_many([_object(entry) for entry in entries])
+        outcome = tenant.data.insert_many(entries)
     except WeaviateInsertManyAllFailedError as error:
         cause = one_line(error).partition("all errors: ")[2] or one_line(error)
         raise failure(ServerFault, f"none of {len(entries)} chunks was written: {cause}") from error
@@ -178,15 +199,6 @@ def _insert(tenant: Collection[Any, Any], entries: Sequence[IndexEntry]) -> None
         raise failure(ServerFault, f"{lost}: {first.message}")
 
 
-def _object(entry: IndexEntry) -> DataObject[dict[str, Any], None]:
-    properties = {
-        KEYWORDS: _encodable(entry.keywords),
-        DOCUMENT_ID: entry.document_id,
-        GENERATION: entry.generation,
-    }
-    return DataObject(uuid=entry.chunk_id, properties=properties, vector=entry.vector.tolist())
-
-
 def _check_vector(index: IndexRef, vector: Vector, name: str) -> None:
     """Weaviate stores NaN without a word and then finds such chunks at a distance of NaN."""
     if vector.shape != (index.dimensions,):
@@ -194,11 +206,6 @@ def _check_vector(index: IndexRef, vector: Vector, name: str) -> None:
         raise ModelMismatch(f"{name} has {shape} dimensions, the index {index.dimensions}.", "", UPSTREAM)
     if not np.isfinite(vector).all():
         raise RequestRejected(f"{name} holds NaN or infinity.", "The embedding model is at fault.", UPSTREAM)
-
-
-def _encodable(text: str) -> str:
-    """``text`` without lone surrogates, which gRPC can't carry."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _similarity(distance: float | None) -> float:

@@ -1,0 +1,156 @@
+"""One installation of Celeriac inside the tests: parts over real servers, and short ways to fill and ask it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import sqlalchemy as sa
+
+from pipeline.ingest import flow
+from pipeline.ingest.discover import discover
+from pipeline.ingest.manifest import write_manifest
+from pipeline.ingest.origins import encode_path
+from pipeline.seams import AnswerWriter, Embeddings
+from pipeline.settings import Settings
+from pipeline.types import Batch, KnowledgeBase, RecordFields, RunOptions
+from pipeline.wiring import Parts
+
+T = TypeVar("T")
+
+EMBEDDER = "wordllama-256"
+DIMENSIONS = 256
+
+
+def migrated_parts(**settings: object) -> Parts:
+    """Parts with these settings (services by the name of their variable), over a migrated database."""
+    parts = Parts(Settings(**settings))  # type: ignore[arg-type]
+    parts.schema.migrate()
+    return parts
+
+
+def new_kb(parts: Parts, name: str = "", tenant: str = "default", **changes: object) -> KnowledgeBase:
+    """A knowledge base that no other test knows."""
+    built_with: dict[str, object] = {"model": EMBEDDER, "dimensions": DIMENSIONS, "store": "pgvector", **changes}
+    return parts.knowledge_bases.create(tenant, name or f"kb-{uuid.uuid4().hex}", **built_with)  # type: ignore[arg-type]
+
+
+def write(folder: Path, **texts: str) -> None:
+    """Files ``<name>.txt`` with these texts."""
+    folder.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+
+
+def manifest(parts: Parts, kb: KnowledgeBase, *paths: Path, prune: bool = False, batch_documents: int = 64) -> str:
+    """A run whose manifest is complete, in status ``discovering``."""
+    run_id, fields = str(uuid.uuid4()), RecordFields()
+    parts.runs.create(run_id, kb.id, RunOptions(roots=tuple(map(encode_path, paths)), fields=fields, prune=prune))
+    sources = discover(paths, fields=fields, max_record_bytes=10**7)
+    list(write_manifest(run_id, sources, ledger=parts.runs, max_documents=batch_documents, max_bytes=10**6))
+    return run_id
+
+
+def started(parts: Parts, kb: KnowledgeBase, *paths: Path, prune: bool = False) -> str:
+    """A run in status ``running`` that nobody works on yet."""
+    run_id = manifest(parts, kb, *paths, prune=prune)
+    parts.runs.start(run_id)
+    return run_id
+
+
+def ingest(parts: Parts, kb: KnowledgeBase, *paths: Path, prune: bool = False) -> str:
+    """A run from start to end, in this process."""
+    run_id = started(parts, kb, *paths, prune=prune)
+    flow.run(run_id, parts)
+    return run_id
+
+
+def run_stages(parts: Parts, run_id: str, *names: str, batch: int = 0) -> list[int]:
+    """These stages of one batch, one after the other."""
+    return [flow.run_stage(name, Batch(run_id=run_id, number=batch), parts) for name in names]
+
+
+def counts(parts: Parts, run_id: str) -> Mapping[str, int]:
+    """Items of a run by status."""
+    return dict(parts.runs.progress(run_id).items)
+
+
+def live_chunks(parts: Parts, kb: KnowledgeBase) -> set[str]:
+    """Ids of the chunks that a reader may see."""
+    return set(
+        scalars(
+            parts,
+            "SELECT c.id::text FROM chunks c JOIN documents d ON d.id = c.document_id "
+            "AND d.live_generation = c.generation WHERE d.kb_id = :kb",
+            kb=kb.id,
+        )
+    )
+
+
+def live_texts(parts: Parts, kb: KnowledgeBase) -> list[str]:
+    """Texts of the live chunks, sorted."""
+    return sorted(parts.passages.texts(kb.id, sorted(live_chunks(parts, kb))).values())
+
+
+def stored_chunks(parts: Parts, kb: KnowledgeBase) -> set[str]:
+    """Ids of the chunks in the vector store."""
+    return set(parts.store.chunk_ids(kb.index, timeout=10))
+
+
+def scalars(parts: Parts, statement: str, **values: object) -> list[str]:
+    """The first column of a query."""
+    with parts.engine.connect() as connection:
+        return list(connection.execute(sa.text(statement), values).scalars())
+
+
+def execute(parts: Parts, statement: str, **values: object) -> None:
+    """Change what no part of Celeriac would."""
+    with parts.engine.begin() as connection:
+        connection.execute(sa.text(statement), values)
+
+
+def eventually(look: Callable[[], T], within: float = 20.0) -> T:
+    """What ``look`` gives, as soon as it is true; fails after ``within`` seconds."""
+    end = time.monotonic() + within
+    while not (found := look()):
+        if time.monotonic() > end:
+            raise AssertionError(f"did not come true in {within} s: {found!r}")
+        time.sleep(0.02)
+    return found
+
+
+class CountingEmbedder:
+    """A real embedder that counts the texts it is given."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._inner = parts.embedder
+        self.model, self.dimensions = self._inner.model, self._inner.dimensions
+        self.texts: list[str] = []
+
+    def embed(self, texts: Sequence[str], *, timeout: float) -> Embeddings:
+        """As the real one."""
+        self.texts += texts
+        return self._inner.embed(texts, timeout=timeout)
+
+
+class Pad:
+    """A sink that keeps what is written: attempts and pieces, in order."""
+
+    def __init__(self) -> None:
+        self.attempts: list[int] = []
+        self.pieces: list[str] = []
+
+    def open(self, question_id: str, attempt: int) -> AnswerWriter:
+        """A new attempt."""
+        self.attempts.append(attempt)
+        return self
+
+    def write(self, text: str) -> None:
+        """Keep a piece."""
+        self.pieces.append(text)
+
+    def close(self) -> None:
+        """Nothing is held back."""
