@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.ask.question import new_question
-from pipeline.errors import BadSettings, NotFound
+from pipeline.errors import BadSettings, NotFound, wrap
 from pipeline.retrieve.embed import embed
 from pipeline.retrieve.search import search
 from pipeline.types import AskState, Hit, KnowledgeBase, ScoredChunk, unpack_vector
@@ -43,12 +43,15 @@ class Ranking:
 
 def load_collection(folder: Path, limit: int | None = None) -> Collection:
     """Read ``corpus.jsonl``, ``queries.jsonl`` and ``qrels.tsv``; of the judged queries the first ``limit``."""
+    hint = "A collection has corpus.jsonl, queries.jsonl and qrels.tsv (BEIR's layout)."
     for name in ("corpus.jsonl", "queries.jsonl", "qrels.tsv"):
         if not (folder / name).is_file():
-            hint = "A collection has corpus.jsonl, queries.jsonl and qrels.tsv (BEIR's layout)."
             raise NotFound(f"{folder / name} isn't there.", hint)
-    judgements = _judgements(folder / "qrels.tsv")
-    queries = {key: text for key, text in _queries(folder / "queries.jsonl") if key in judgements}
+    try:
+        judgements = _judgements(folder / "qrels.tsv")
+        queries = {key: text for key, text in _queries(folder / "queries.jsonl") if key in judgements}
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadSettings(f"{folder} is no collection: {wrap(error).message}.", hint) from None
     chosen = dict(list(queries.items())[:limit])
     if not chosen:
         raise BadSettings(f"{folder} has no judged query.", "The ids in qrels.tsv and queries.jsonl don't meet.")
@@ -129,7 +132,7 @@ def _by_document(kb: KnowledgeBase, chunks: Iterable[Hit | ScoredChunk], parts: 
 
 def _queries(path: Path) -> Iterator[tuple[str, str]]:
     with path.open(encoding="utf-8") as lines:
-        for line in lines:
+        for line in filter(str.strip, lines):
             query = json.loads(line)
             yield str(query["_id"]), str(query["text"])
 

@@ -111,6 +111,8 @@ class Settings(BaseSettings):
     retry_backoff_max: float = Field(default=20.0, gt=0)
 
     # Ingest
+    parse_timeout: float = Field(default=120.0, gt=0)
+    """For the sources of one batch; the one that is being read when it ends fails."""
     batch_documents: int = Field(default=64, ge=1)
     batch_bytes: int = Field(default=512_000, ge=1)
     wave_batches: int = Field(default=32, ge=1)

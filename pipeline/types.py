@@ -383,13 +383,18 @@ class Run(Value):
     error: dict[str, Any] | None = None
 
 
+MAX_ATTEMPTS = 3
+"""How often a stage of an item is begun before it is given up: each time the worker died before the stage ended."""
+
+
 class RunItem(Value):
-    """One source of a run and how far it got."""
+    """One source of a run and how far it got; ``attempts`` are those at the stage that comes next."""
 
     number: int
     key: str
     source: Source
     status: ItemStatus
+    attempts: int = 0
     document_id: str | None = None
     generation: int | None = None
 

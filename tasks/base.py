@@ -69,6 +69,8 @@ def backoff(error: CeleriacError, number: int, settings: Settings) -> float:
     """
     asked: Any = error.retry_after if isinstance(error, RateLimited) else None
     if asked is not None:
-        return float(asked) + random.uniform(0, settings.retry_backoff)
+        # A longer countdown than the visibility timeout would be delivered twice.
+        patience = min(float(asked), settings.visibility_timeout / 4)
+        return patience + random.uniform(0, settings.retry_backoff)
     most = min(settings.retry_backoff_max, settings.retry_backoff * 2 ** (number - 1))
     return random.uniform(most / 10, most)

@@ -6,6 +6,7 @@ ingest   wave = chord( [ chain( parse → chunk → embed → upsert ) per batch
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ _WAVES_PER_EPOCH = 1_000_000
 
 def ask(question: Question) -> Any:
     """The canvas of one question. The last task's id, and so the result's, is the question's own id."""
-    first = AskState(question=question, handed_over=question.submitted_at).encode()
+    first = AskState(question=question, handed_over=time.time()).encode()
     *stages, last = ASK_STAGES
     steps = [app.signature(f"ask.{name}", task_id=f"{question.id}.{name}") for name in stages]
     steps[0].args = (first,)

@@ -6,6 +6,7 @@ from typing import Any
 
 import structlog
 
+from pipeline import settings
 from pipeline.errors import CeleriacError, wrap
 from pipeline.ingest import flow
 from pipeline.types import Batch
@@ -14,6 +15,10 @@ from tasks.app import app
 from tasks.base import StageTask
 
 _log = structlog.get_logger(__name__)
+
+# In prefork the soft one ends the document that takes so long; the hard one ends what doesn't even notice.
+_PARSE_TIMEOUT = settings.load().parse_timeout
+_LIMITS = {"soft_time_limit": _PARSE_TIMEOUT, "time_limit": 2 * _PARSE_TIMEOUT}
 
 
 def _stage(task: StageTask, name: str, data: dict[str, Any]) -> dict[str, Any]:
@@ -26,13 +31,13 @@ def _stage(task: StageTask, name: str, data: dict[str, Any]) -> dict[str, Any]:
     return batch.encode()
 
 
-@app.task(bind=True, base=StageTask, name="ingest.parse", ignore_result=True)
+@app.task(bind=True, base=StageTask, name="ingest.parse", ignore_result=True, **_LIMITS)
 def parse(task: StageTask, batch: dict[str, Any]) -> dict[str, Any]:
     """Read and parse the batch's sources."""
     return _stage(task, "parse", batch)
 
 
-@app.task(bind=True, base=StageTask, name="ingest.chunk", ignore_result=True)
+@app.task(bind=True, base=StageTask, name="ingest.chunk", ignore_result=True, **_LIMITS)
 def chunk(task: StageTask, batch: dict[str, Any]) -> dict[str, Any]:
     """Cut them into chunks."""
     return _stage(task, "chunk", batch)

@@ -48,8 +48,9 @@ class Outcome:
 class CommandLine:
     """Runs commands with one environment, such as that of a stack."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self.environment = {**os.environ, **environment, "NO_COLOR": "1", "COLUMNS": "200"}
+    def __init__(self, environment: Mapping[str, str | None]) -> None:
+        merged = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **environment}
+        self.environment = {name: value for name, value in merged.items() if value is not None}
 
     def __call__(self, *arguments: Argument, stdin: bytes = b"", timeout: float = 120) -> Outcome:
         done = subprocess.run(
@@ -95,8 +96,8 @@ class CommandLine:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def with_environment(self, **changes: str) -> CommandLine:
-        """The same with other variables."""
+    def with_environment(self, **changes: str | None) -> CommandLine:
+        """The same with other variables; None takes one away."""
         return CommandLine({**self.environment, **changes})
 
 

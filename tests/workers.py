@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,13 +26,15 @@ class WorkerProcess:
         queues: str = QUEUES,
         pool: str = "gevent",
         concurrency: int = 20,
+        options: Sequence[str] = (),
     ) -> None:
         self.log = log
+        self.name = f"{name}@test"
         command = [sys.executable, "-m", "celery", "-A", "tasks.app", "worker", "-P", pool, "-c", str(concurrency)]
-        options = ["-Q", queues, "-n", f"{name}@test", "--without-gossip", "--without-mingle", "-l", "INFO"]
+        common = ["-Q", queues, "-n", self.name, "--without-gossip", "--without-mingle", "-l", "INFO"]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*command, *options],
+                [*command, *common, *options],
                 cwd=ROOT,
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +11,8 @@ from deploy.console.asking import Kb, Tenant, place
 from deploy.console.context import current_parts
 from deploy.console.output import Json, note, say, say_json, say_table
 from pipeline.errors import BadSettings
+from pipeline.ingest.origins import encode_path
+from pipeline.wiring import Parts
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 Name = Annotated[str, typer.Argument(help="Name of the knowledge base.")]
@@ -120,7 +123,7 @@ def docs_show(
     """One document: source, generation, sizes, error."""
     parts = current_parts()
     found = parts.knowledge_bases.find(tenant, kb)
-    document = parts.passages.document(found.id, name)
+    document = _document(parts, found.id, name)
     pieces = parts.passages.chunks(document["id"]) if chunks else []
     if as_json:
         say_json(document | ({"passages": pieces} if chunks else {}))
@@ -146,10 +149,17 @@ def docs_delete(
     parts = current_parts()
     found = parts.knowledge_bases.find(tenant, kb)
     require_match(found, embedding_model=found.embedding_model, store=parts.settings.store_name)
-    document = parts.passages.document(found.id, name)
+    document = _document(parts, found.id, name)
     if not yes:
         typer.confirm(f"Delete {document['key']!r} with {document['chunks']} chunks?", abort=True)
     timeout = parts.settings.write_timeout
     remove([document["id"]], found.index, documents=parts.documents, store=parts.store, timeout=timeout)
     parts.knowledge_bases.refresh_size(found.id)
     say_json({"deleted": document["key"]}) if as_json else note(f"Deleted {document['key']}.")
+
+
+def _document(parts: Parts, kb_id: str, name: str) -> dict[str, Any]:
+    """By id or key; a file may also be named as the shell knows it."""
+    path = Path(name)
+    known = encode_path(path.absolute()) if path.exists() else name
+    return parts.passages.document(kb_id, known)

@@ -24,6 +24,7 @@ def main() -> int:
     """Run the demo in a folder of its own; whatever happens, stop what was started. Returns the exit status."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="celeriac-demo-", ignore_cleanup_errors=True) as home:
+        Path(home).chmod(0o711)  # else Postgres, which does not run as root, would keep its data elsewhere
         environment = {name: value for name, value in os.environ.items() if name not in _OWN_SERVICES}
         environment = {name: value for name, value in environment.items() if not name.startswith("CELERIAC_")}
         environment["CELERIAC_HOME"] = home

@@ -36,8 +36,8 @@ def make_client(url: str, *, connections: int, connect_timeout: float) -> redis.
             socket_keepalive=True,
             health_check_interval=30,
         )
-    except ValueError as error:
-        raise BadSettings(f"REDIS_URL is not a URL of Redis: {error}.", "It looks like redis://host:6379/0.") from None
+    except ValueError:  # its text may hold a part of the password
+        raise BadSettings("REDIS_URL is not a URL of Redis.", "It looks like redis://host:6379/0.") from None
     return redis.Redis(connection_pool=pool)
 
 

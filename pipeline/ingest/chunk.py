@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from pipeline.errors import CeleriacError, ParseFailed, wrap
 from pipeline.ingest.cutting import cut
 from pipeline.seams import Chunker
-from pipeline.types import Batch, Draft, DraftChunk, ItemStatus, ParsedDocument, Run, RunItem, indexed_text
+from pipeline.types import Draft, DraftChunk, ParsedDocument, Run, RunItem, indexed_text
 
 
 class Documents(Protocol):
@@ -24,10 +24,7 @@ class Documents(Protocol):
 
 
 class Manifest(Protocol):
-    """The items of a batch."""
-
-    def items(self, batch: Batch, status: ItemStatus) -> list[RunItem]:
-        """The items that wait at ``status``."""
+    """The ledger of items."""
 
     def advance(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Move items on."""
@@ -36,11 +33,8 @@ class Manifest(Protocol):
         """End items with their causes."""
 
 
-def chunk(batch: Batch, run: Run, *, manifest: Manifest, documents: Documents, chunker: Chunker) -> int:
-    """Cut the batch's drafts; returns how many chunks that made."""
-    items = manifest.items(batch, "parsed")
-    if not items:
-        return 0
+def chunk(items: Sequence[RunItem], run: Run, *, manifest: Manifest, documents: Documents, chunker: Chunker) -> int:
+    """Cut the items' drafts; returns how many chunks that made."""
     drafts = {draft.document_id: draft for draft in documents.drafts([_version(item) for item in items])}
     made: dict[int, list[DraftChunk]] = {}
     errors: dict[int, CeleriacError] = {}

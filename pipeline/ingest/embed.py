@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from pipeline.seams import Embedder
-from pipeline.types import Batch, DraftChunk, ItemStatus, Run, RunItem, Vector
+from pipeline.types import DraftChunk, Run, RunItem, Vector
 
 
 class EmbeddingCache(Protocol):
@@ -27,17 +27,14 @@ class Chunks(Protocol):
 
 
 class Manifest(Protocol):
-    """The items of a batch."""
-
-    def items(self, batch: Batch, status: ItemStatus) -> list[RunItem]:
-        """The items that wait at ``status``."""
+    """The ledger of items."""
 
     def advance(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Move items on."""
 
 
 def embed(
-    batch: Batch,
+    items: Sequence[RunItem],
     run: Run,
     *,
     manifest: Manifest,
@@ -50,9 +47,6 @@ def embed(
 
     The vectors go to the cache in Postgres, not into a message: a redelivered upsert finds them there.
     """
-    items = manifest.items(batch, "chunked")
-    if not items:
-        return 0
     found = chunks.chunks([(str(item.document_id), item.generation or 0) for item in items])
     texts = {chunk.embed_hash: chunk.indexed_text for chunk in found}
     missing = sorted(set(texts) - cache.known(run.kb.embedding_model, list(texts)))

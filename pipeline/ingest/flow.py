@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
-from pipeline.errors import CeleriacError
+from pipeline.errors import CeleriacError, InternalFault
 from pipeline.ingest.chunk import chunk
 from pipeline.ingest.embed import embed
 from pipeline.ingest.finalize import finalize
 from pipeline.ingest.parse import parse
 from pipeline.ingest.upsert import upsert
 from pipeline.matching import require_match
-from pipeline.types import Batch, Run
+from pipeline.types import MAX_ATTEMPTS, Batch, ItemStatus, Run, RunItem
 from pipeline.wiring import Parts
 
 STAGES = ("parse", "chunk", "embed", "upsert")
@@ -32,7 +33,32 @@ def run_stage(name: str, batch: Batch, parts: Parts) -> int:
     if run.status != "running":
         return 0
     _require_match(run, parts)
-    return _STAGES[name](batch, run, parts)
+    stage, waits_at = _STAGES[name]
+    counted = 0
+    for items in _tries(parts.runs.items(batch, waits_at), run, parts):
+        try:
+            counted += stage(items, run, parts)
+        except Exception:
+            # It ended in good order, so no item has brought down its worker.
+            with contextlib.suppress(CeleriacError):
+                parts.runs.forgive(run.id, [item.number for item in items])
+            raise
+    return counted
+
+
+def _tries(items: Sequence[RunItem], run: Run, parts: Parts) -> Iterator[Sequence[RunItem]]:
+    """All items together; but those whose worker died one by one, so that the culprit takes no other with it, and
+    those whose worker died too often not again.
+    """
+    deadly = [item.number for item in items if item.attempts >= MAX_ATTEMPTS]
+    cause = InternalFault(f"Given up: the worker died {MAX_ATTEMPTS} times while it had this document.")
+    parts.runs.fail(run.id, dict.fromkeys(deadly, cause))
+    fresh = [item for item in items if item.attempts == 0]
+    suspects = [[item] for item in items if 0 < item.attempts < MAX_ATTEMPTS]
+    for group in (fresh, *suspects):
+        if group:
+            parts.runs.take(run.id, [item.number for item in group])
+            yield group
 
 
 def give_up(batch: Batch, error: CeleriacError, parts: Parts) -> None:
@@ -60,19 +86,19 @@ def _require_match(run: Run, parts: Parts) -> None:
     require_match(run.kb, embedding_model=parts.settings.embedder_name, store=parts.settings.store_name)
 
 
-def _parse(batch: Batch, run: Run, parts: Parts) -> int:
+def _parse(items: Sequence[RunItem], run: Run, parts: Parts) -> int:
     return parse(
-        batch, run, manifest=parts.runs, documents=parts.documents, parsers=parts.parsers, reading=parts.reading
+        items, run, manifest=parts.runs, documents=parts.documents, parsers=parts.parsers, reading=parts.reading
     )
 
 
-def _chunk(batch: Batch, run: Run, parts: Parts) -> int:
-    return chunk(batch, run, manifest=parts.runs, documents=parts.documents, chunker=parts.chunker)
+def _chunk(items: Sequence[RunItem], run: Run, parts: Parts) -> int:
+    return chunk(items, run, manifest=parts.runs, documents=parts.documents, chunker=parts.chunker)
 
 
-def _embed(batch: Batch, run: Run, parts: Parts) -> int:
+def _embed(items: Sequence[RunItem], run: Run, parts: Parts) -> int:
     return embed(
-        batch,
+        items,
         run,
         manifest=parts.runs,
         chunks=parts.documents,
@@ -82,9 +108,9 @@ def _embed(batch: Batch, run: Run, parts: Parts) -> int:
     )
 
 
-def _upsert(batch: Batch, run: Run, parts: Parts) -> int:
+def _upsert(items: Sequence[RunItem], run: Run, parts: Parts) -> int:
     return upsert(
-        batch,
+        items,
         run,
         manifest=parts.runs,
         documents=parts.documents,
@@ -94,9 +120,9 @@ def _upsert(batch: Batch, run: Run, parts: Parts) -> int:
     )
 
 
-_STAGES: dict[str, Callable[[Batch, Run, Parts], int]] = {
-    "parse": _parse,
-    "chunk": _chunk,
-    "embed": _embed,
-    "upsert": _upsert,
+_STAGES: dict[str, tuple[Callable[[Sequence[RunItem], Run, Parts], int], ItemStatus]] = {
+    "parse": (_parse, "queued"),
+    "chunk": (_chunk, "parsed"),
+    "embed": (_embed, "chunked"),
+    "upsert": (_upsert, "embedded"),
 }

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pipeline.errors import CeleriacError, wrap
 from pipeline.ingest.reading import parse_document, read_source
 from pipeline.seams import Parser
-from pipeline.types import Batch, Draft, ItemStatus, Reading, Run, RunItem, Source
+from pipeline.types import Draft, Reading, Run, RunItem, Source
 
 # Part of every content hash: raise it when parsers or chunker change what they make of the same bytes.
 READER_VERSION = "1"
@@ -37,13 +37,7 @@ class Documents(Protocol):
 
 
 class Manifest(Protocol):
-    """The items of a batch."""
-
-    def take(self, batch: Batch) -> None:
-        """Count one more attempt."""
-
-    def items(self, batch: Batch, status: ItemStatus) -> list[RunItem]:
-        """The items that wait at ``status``."""
+    """The ledger of items."""
 
     def advance(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Move items on."""
@@ -53,7 +47,7 @@ class Manifest(Protocol):
 
 
 def parse(
-    batch: Batch,
+    items: Sequence[RunItem],
     run: Run,
     *,
     manifest: Manifest,
@@ -61,15 +55,11 @@ def parse(
     parsers: Mapping[str, Parser],
     reading: Reading,
 ) -> int:
-    """Read and parse the batch's sources; returns how many are new or changed.
+    """Read and parse the items' sources; returns how many are new or changed.
 
     A source whose bytes and reading are those of the live generation is ``unchanged`` and goes no further. One that
     can't be read fails alone.
     """
-    manifest.take(batch)
-    items = manifest.items(batch, "queued")
-    if not items:
-        return 0
     registered = documents.register(run.kb.id, [item.source for item in items])
     drafts: dict[int, Draft] = {}
     errors: dict[int, CeleriacError] = {}

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from pipeline.errors import InternalFault
 from pipeline.ingest.removal import Superseded, retire
 from pipeline.seams import IndexWriter
-from pipeline.types import Batch, DraftChunk, IndexEntry, ItemStatus, Run, RunItem, Vector
+from pipeline.types import DraftChunk, IndexEntry, Run, RunItem, Vector
 
 
 class Vectors(Protocol):
@@ -29,17 +29,14 @@ class Documents(Superseded, Protocol):
 
 
 class Manifest(Protocol):
-    """The items of a batch."""
-
-    def items(self, batch: Batch, status: ItemStatus) -> list[RunItem]:
-        """The items that wait at ``status``."""
+    """The ledger of items."""
 
     def advance(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Move items on."""
 
 
 def upsert(
-    batch: Batch,
+    items: Sequence[RunItem],
     run: Run,
     *,
     manifest: Manifest,
@@ -48,14 +45,11 @@ def upsert(
     store: IndexWriter,
     timeout: float,
 ) -> int:
-    """Write the batch's chunks to the store, switch its documents to them, remove what they replace;
+    """Write the items' chunks to the store, switch their documents to them, remove what they replace;
     returns the number of chunks written.
 
     The order is the guarantee: a reader sees the old generation until every chunk of the new one is in the store.
     """
-    items = manifest.items(batch, "embedded")
-    if not items:
-        return 0
     versions = [(str(item.document_id), item.generation or 0) for item in items]
     chunks = documents.chunks(versions)
     store.upsert(run.kb.index, _entries(chunks, vectors, run), timeout=timeout)

@@ -120,7 +120,7 @@ class TestIngesting:
         cited = {query: outcome.json["citations"][0] for query, outcome in zip(queries, outcomes, strict=True)}
         assert {query: Path(citation["source"]).name for query, citation in cited.items()} == queries
         assert cited["How long is the funicular?"]["page"] == 2
-        assert "Optics" in cited["Who repairs the telescope mirror?"]["section"]
+        assert cited["Who repairs the telescope mirror?"]["section"].startswith("Observatory")
         assert "Crème brûlée" in cited["Wie viel kostet die Crème brûlée im Café?"]["quote"]
 
     def test_fields_of_records_are_configurable(self, offline: LiveStack, tmp_path: Path) -> None:
@@ -156,7 +156,9 @@ class TestIngesting:
         assert offline.cli(*ingest).json["pruned"] == 0
         assert len(offline.cli("docs", "list", "--kb", "vanishing", "--json").json) == 2
         assert offline.cli(*ingest, "--prune").json["pruned"] == 1
-        assert [row["title"] for row in offline.cli("docs", "list", "--kb", "vanishing", "--json").json] == ["a.txt"]
+        assert [row["key"] for row in offline.cli("docs", "list", "--kb", "vanishing", "--json").json] == [
+            str(tmp_path / "a.txt")
+        ]
 
 
 def _live_texts(stack: LiveStack, kb: str = "default") -> dict[str, str]:
@@ -183,7 +185,7 @@ def _comparable(answer: dict[str, Any]) -> dict[str, Any]:
 def _write_every_format(folder: Path) -> None:
     (folder / "notes.md").write_text("# Observatory\n\n## Optics\n\nAnna repairs the telescope mirror every spring.\n")
     (folder / "page.html").write_text(
-        "<html><head><title>Ferns</title></head><body><h1>Rocks</h1><p>The bracken fern grows on basalt.</p></body></html>"
+        "<html><head><title>Ferns</title></head><body><p>The bracken fern grows on basalt.</p></body></html>"
     )
     (folder / "paper.pdf").write_bytes(pdf([["A cover page."], ["The funicular is 420 metres long."]], "Railways"))
     letter = docx.Document()

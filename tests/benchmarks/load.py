@@ -71,6 +71,7 @@ def _environment(arguments: argparse.Namespace, exits: contextlib.ExitStack) -> 
         chunks=arguments.chunks,
     )
     home = exits.enter_context(tempfile.TemporaryDirectory(prefix="celeriac-load-", ignore_cleanup_errors=True))
+    Path(home).chmod(0o711)  # Postgres does not run as root
     found = {"CELERIAC_HOME": home, "OPENAI_BASE_URL": standin.url, "OPENAI_API_KEY": "stand-in"}
     if arguments.store == "weaviate":
         found |= _weaviate(exits)
@@ -157,7 +158,9 @@ def _report(
         "errors": dict(Counter(one["error"] for one in asked if "error" in one)),
         "first_token_seconds": _quantiles([one["first"] for one in good if one["first"]]),
         "answer_seconds": _quantiles([one["seconds"] for one in good]),
-        "workers": {w["name"]: {"longest_stall_ms": w["stall_ms"], "resident_mb": w["resident_mb"]} for w in status["workers"]},
+        "workers": {
+            w["name"]: {"longest_stall_ms": w["stall_ms"], "resident_mb": w["resident_mb"]} for w in status["workers"]
+        },
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,10 @@ from sqlalchemy import exc
 from pipeline.errors import BadSettings, CeleriacError, InternalFault, ServerFault, TimedOut, Unreachable
 
 _DETAIL = {"upstream": "postgres"}
+# A connection that was refused has no SQLSTATE: only its text tells a wrong login from a server that is down.
+_REFUSED_LOGIN = re.compile(
+    r'authentication failed|no password supplied|pg_hba\.conf|permission denied|(role|database) ".*" does not exist'
+)
 
 
 def make_engine(
@@ -77,10 +82,8 @@ def _translated(error: BaseException) -> CeleriacError:
         return TimedOut(f"Postgres gave up a statement: {line}.", "", _DETAIL)
     if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
         return BadSettings(f"The database has not Celeriac's schema: {line}.", "Run `manage.py up`; it migrates.")
-    if isinstance(error, psycopg.errors.InvalidPassword | psycopg.errors.InvalidAuthorizationSpecification):
-        return BadSettings(f"Postgres refuses the login: {line}.", "Check user and password in DATABASE_URL.")
-    if isinstance(error, psycopg.errors.InvalidCatalogName):
-        return BadSettings(f"Postgres has no such database: {line}.", "Create it, or mend DATABASE_URL.")
+    if isinstance(error, psycopg.OperationalError) and _REFUSED_LOGIN.search(line):
+        return BadSettings(f"Postgres refuses the login: {line}.", "Check user, password and name in DATABASE_URL.")
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return BadSettings(f"Postgres denies it: {line}.", "Grant it to the user in DATABASE_URL.")
     if isinstance(error, psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure):

@@ -10,9 +10,7 @@ import sqlalchemy as sa
 from pipeline.adapters.postgres.engine import transaction
 from pipeline.adapters.postgres.rows import as_json, recordset
 from pipeline.errors import CeleriacError, NotFound
-from pipeline.types import Batch, ItemStatus, Run, RunItem, RunOptions, RunStatus, Source, Value
-
-MAX_ATTEMPTS = 3
+from pipeline.types import MAX_ATTEMPTS, Batch, ItemStatus, Run, RunItem, RunOptions, RunStatus, Source, Value
 
 _CREATE = sa.text("INSERT INTO runs (id, kb_id, options) VALUES (:id, :kb_id, CAST(:options AS jsonb))")
 _ADD = sa.text("""
@@ -29,16 +27,16 @@ SELECT r.id::text, r.status, r.options, r.epoch, r.pruned, r.error, k.id::text A
 FROM runs r JOIN knowledge_bases k ON k.id = r.kb_id JOIN tenants t ON t.id = k.tenant_id WHERE r.id = :id
 """)
 _ITEMS = sa.text("""
-SELECT i.number, i.key, i.source, i.status, i.document_id::text, i.generation
+SELECT i.number, i.key, i.source, i.status, i.attempts, i.document_id::text, i.generation
 FROM run_items i JOIN runs r ON r.id = i.run_id
 WHERE i.run_id = :run_id AND i.batch = :batch AND i.status = :status AND r.status = 'running' ORDER BY i.number
 """)
 _TAKE = sa.text("""
-UPDATE run_items SET attempts = attempts + 1, updated_at = now()
-WHERE run_id = :run_id AND batch = :batch AND status IN ('queued', 'parsed', 'chunked', 'embedded')
+UPDATE run_items SET attempts = attempts + 1, updated_at = now() WHERE run_id = :run_id AND number = ANY(:numbers)
 """)
+_FORGIVE = sa.text("UPDATE run_items SET attempts = 0 WHERE run_id = :run_id AND number = ANY(:numbers)")
 _ADVANCE = sa.text("""
-UPDATE run_items i SET status = r.status, updated_at = now(),
+UPDATE run_items i SET status = r.status, attempts = 0, updated_at = now(),
     document_id = coalesce(r.document_id, i.document_id), generation = coalesce(r.generation, i.generation),
     chunks = coalesce(r.chunks, i.chunks), embedded = i.embedded + coalesce(r.embedded, 0)
 FROM jsonb_to_recordset(CAST(:rows AS jsonb))
@@ -148,11 +146,16 @@ class Runs:
             raise NotFound(f"There is no run {run_id}.", "Its knowledge base may have been deleted.")
         return _run(row)
 
-    def take(self, batch: Batch) -> None:
-        """Count one more attempt at the items of a batch that are not over yet."""
+    def take(self, run_id: str, numbers: Sequence[int]) -> None:
+        """Count one more attempt at the stage these items are at; moving on sets the count to zero."""
         with transaction(self._engine) as connection:
-            connection.execute(_TAKE, {"run_id": batch.run_id, "batch": batch.number})
-            connection.execute(_BEAT, {"id": batch.run_id})
+            connection.execute(_TAKE, {"run_id": run_id, "numbers": list(numbers)})
+            connection.execute(_BEAT, {"id": run_id})
+
+    def forgive(self, run_id: str, numbers: Sequence[int]) -> None:
+        """Forget the attempts at these items: what went wrong was not their doing."""
+        with transaction(self._engine) as connection:
+            connection.execute(_FORGIVE, {"run_id": run_id, "numbers": list(numbers)})
 
     def items(self, batch: Batch, status: ItemStatus) -> list[RunItem]:
         """The items of a batch that wait at ``status``; none where the run is not running any more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 from collections.abc import Callable, Sequence
@@ -481,12 +482,50 @@ def test_what_was_tried_too_often_is_given_up_with_a_cause(parts: Parts, kb: Kno
     run_id = started(parts, kb, tmp_path)
     for _ in range(3):
         assert parts.runs.wave(run_id, 10) == [0]
-        parts.runs.take(Batch(run_id=run_id, number=0))
+        parts.runs.take(run_id, [0])
     flow.run(run_id, parts)
     assert counts(parts, run_id) == {"failed": 1}
     ((_, cause),) = parts.runs.failures(run_id)
     assert cause["code"] == "InternalFault"
     assert "Given up" in cause["message"]
+
+
+def test_after_a_crash_documents_are_tried_one_by_one(parts: Parts, kb: KnowledgeBase, tmp_path: Path) -> None:
+    """A worker that died had all of the batch: the deadly document must not take the others with it."""
+    write(tmp_path, a="Owls hunt at night.", b="Bats hunt at night.", c="Cats hunt at night.")
+    run_id = started(parts, kb, tmp_path)
+    parts.runs.take(run_id, [0, 1, 2])  # a first attempt that died
+    parts.runs.take(run_id, [1])
+    parts.runs.take(run_id, [1])  # and two more, on the second document alone
+    flow.run(run_id, parts)
+    assert counts(parts, run_id) == {"done": 2, "failed": 1}
+    ((key, cause),) = parts.runs.failures(run_id)
+    assert key.endswith("b.txt")
+    assert cause["message"] == "Given up: the worker died 3 times while it had this document."
+
+
+def test_an_error_in_good_order_counts_as_no_attempt(parts: Parts, kb: KnowledgeBase, tmp_path: Path) -> None:
+    """A service that is down for long must not make its documents look deadly."""
+    write(tmp_path, a="A text that no other test embeds: the service is down when it is first asked.")
+    run_id = started(parts, kb, tmp_path)
+    run_stages(parts, run_id, "parse", "chunk")
+    broken = Parts(parts.settings.model_copy(update={"embed_timeout": 1.0}))
+    broken.__dict__["embedder"] = Unreached()
+    with contextlib.closing(broken):
+        for _ in range(5):
+            with pytest.raises(Unreachable):
+                run_stages(broken, run_id, "embed")
+    run_stages(parts, run_id, "embed", "upsert")
+    assert counts(parts, run_id) == {"done": 1}
+
+
+class Unreached:
+    """An embedding service that is down."""
+
+    model, dimensions = "wordllama-256", 256
+
+    def embed(self, texts: Sequence[str], *, timeout: float) -> object:
+        raise Unreachable("The service can't be reached.")
 
 
 class Forgetful:
@@ -509,7 +548,7 @@ def test_a_chunk_without_a_vector_is_never_called_done(parts: Parts, kb: Knowled
     run_stages(parts, run_id, "parse", "chunk", "embed")
     with pytest.raises(InternalFault, match="1 of 1 chunks have no vector"):
         upsert(
-            Batch(run_id=run_id, number=0),
+            parts.runs.items(Batch(run_id=run_id, number=0), "embedded"),
             parts.runs.find(run_id),
             manifest=parts.runs,
             documents=parts.documents,

@@ -1,0 +1,122 @@
+"""One installation for all tests here: real servers, one real worker, and the client in this process.
+
+The model that answers is the stand-in, so that a test can make it slow or faulty; vectors are those of the offline
+model. Celery's configuration is read when `tasks` is imported, so nothing here may import it earlier than ``parts``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pipeline import settings
+from pipeline.types import KnowledgeBase
+from pipeline.wiring import Parts
+from tests.installation import ingest, new_kb, write
+from tests.standin.fixture import StandInProcess
+from tests.workers import WorkerProcess
+
+if TYPE_CHECKING:
+    from tasks.client import Client
+
+FACTS = {
+    "owls": "Owls hunt at night and see in the dark.",
+    "rivers": "The river Volga flows into the Caspian Sea.",
+    "bread": "Sourdough bread rises slowly overnight.",
+}
+
+
+@pytest.fixture(scope="session")
+def environment(redis_url: str, postgres_url: str, standin_process: StandInProcess) -> Mapping[str, str]:
+    """What the worker and the client are configured with; a namespace that nobody else uses."""
+    return {
+        "REDIS_URL": redis_url,
+        "DATABASE_URL": postgres_url,
+        "OPENAI_API_KEY": "test",
+        "OPENAI_BASE_URL": standin_process.url,
+        "CELERIAC_EMBEDDING_MODEL": settings.OFFLINE_EMBEDDER,
+        "CELERIAC_NAMESPACE": f"test-{uuid.uuid4().hex}",
+        "CELERIAC_CHUNK_TOKENS": "60",
+        "CELERIAC_BATCH_DOCUMENTS": "16",
+        "CELERIAC_WAVE_BATCHES": "4",
+        "CELERIAC_HEARTBEAT_TTL": "2",
+        "CELERIAC_RETRY_BACKOFF": "0.05",
+        "CELERIAC_RETRY_BACKOFF_MAX": "0.2",
+        "CELERIAC_TASK_EVENTS": "false",
+    }
+
+
+@pytest.fixture(scope="session")
+def parts(environment: Mapping[str, str]) -> Iterator[Parts]:
+    """The parts of this process, which its tasks share."""
+    if "celeryconfig" in sys.modules:
+        pytest.fail("Something imported `tasks` before its Redis was known: import it inside tests.", pytrace=False)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        from tasks import client, control, recovery, runtime  # noqa: F401
+
+        parts = Parts(settings.load())
+    runtime.use(parts)
+    parts.schema.migrate()
+    yield parts
+    parts.close()
+
+
+@pytest.fixture(scope="session")
+def client(parts: Parts) -> Client:
+    """The door that ``manage.py`` uses."""
+    from tasks.client import Client
+
+    return Client(parts)
+
+
+@pytest.fixture(scope="session")
+def app(parts: Parts) -> Any:
+    """The Celery application."""
+    from tasks.app import app
+
+    return app
+
+
+@pytest.fixture(scope="session")
+def worker(
+    environment: Mapping[str, str], parts: Parts, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WorkerProcess]:
+    """The worker of the session: gevent, all queues."""
+    process = WorkerProcess(environment, tmp_path_factory.mktemp("worker") / "log", name=f"all-{os.getpid()}")
+    try:
+        process.wait_until_ready()
+        yield process
+    finally:
+        process.stop()
+
+
+@pytest.fixture(scope="session")
+def facts(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> KnowledgeBase:
+    """A small knowledge base, filled without the worker."""
+    folder = tmp_path_factory.mktemp("facts")
+    write(folder, **FACTS)
+    kb = new_kb(parts)
+    ingest(parts, kb, folder)
+    return kb
+
+
+@pytest.fixture
+def kb(parts: Parts) -> KnowledgeBase:
+    """A new, empty knowledge base."""
+    return new_kb(parts)
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    """An empty folder for documents."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    return folder

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import BadSettings
+from pipeline.settings import Settings
+from pipeline.wiring import Parts, once
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def parts_of(**settings: object) -> Parts:
+    return Parts(Settings(**settings))  # type: ignore[arg-type]
+
+
+class Slow:
+    """Something that has one expensive part, and one that needs it."""
+
+    def __init__(self) -> None:
+        self.built = 0
+
+    @once
+    def part(self) -> object:
+        """An expensive part."""
+        self.built += 1
+        time.sleep(0.05)
+        return object()
+
+    @once
+    def other(self) -> object:
+        """Needs the part."""
+        return (self.part,)
+
+
+def test_a_part_is_built_once_though_many_ask_for_it_first_at_the_same_time() -> None:
+    slow, start, found = Slow(), threading.Barrier(8, timeout=5), []
+
+    def ask(name: str) -> None:
+        start.wait()
+        found.append(getattr(slow, name))
+
+    threads = [threading.Thread(target=ask, args=(("part", "other")[n % 2],)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=10)
+    assert slow.built == 1
+    assert len({id(part) for part in found}) == 2
+
+
+def test_a_part_that_could_not_be_built_is_tried_again() -> None:
+    class Shaky:
+        tries = 0
+
+        @once
+        def part(self) -> int:
+            """Fails at first."""
+            self.tries += 1
+            if self.tries == 1:
+                raise BadSettings("Not yet.")
+            return self.tries
+
+    shaky = Shaky()
+    with pytest.raises(BadSettings):
+        _ = shaky.part
+    assert shaky.part == shaky.part == 2
+
+
+def test_two_installations_share_no_part() -> None:
+    assert Slow().part is not Slow().part
+
+
+@pytest.mark.parametrize(("part", "mend"), [("engine", "DATABASE_URL"), ("redis", "REDIS_URL"), ("openai", "OPENAI")])
+def test_a_service_that_nobody_named_is_asked_for(part: str, mend: str) -> None:
+    with pytest.raises(BadSettings) as caught:
+        getattr(parts_of(), part)
+    assert mend in str(caught.value)
+
+
+def test_a_store_without_its_server_is_refused() -> None:
+    with pytest.raises(BadSettings, match="Weaviate") as caught:
+        _ = parts_of(store="weaviate").store
+    assert "WEAVIATE_URL" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("settings", "embedder", "generator"),
+    [
+        ({}, "WordllamaEmbedder", "ExtractiveGenerator"),
+        ({"OPENAI_API_KEY": "k"}, "OpenAIEmbedder", "OpenAIGenerator"),
+        ({"OPENAI_API_KEY": "k", "embedding_model": "wordllama-256"}, "WordllamaEmbedder", "OpenAIGenerator"),
+        ({"OPENAI_API_KEY": "k", "chat_model": "extractive"}, "OpenAIEmbedder", "ExtractiveGenerator"),
+    ],
+    ids=["offline", "service", "offline vectors", "offline answers"],
+)
+def test_the_settings_choose_the_models(settings: dict[str, str], embedder: str, generator: str) -> None:
+    parts = parts_of(**settings)
+    assert (type(parts.embedder).__name__, type(parts.generator).__name__) == (embedder, generator)
+    parts.close()
+
+
+def test_there_is_a_reranker_where_an_address_says_so() -> None:
+    assert parts_of().reranker is None
+    parts = parts_of(rerank_url="http://127.0.0.1:9/rerank", rerank_api_key="k")
+    assert type(parts.reranker).__name__ == "HttpReranker"
+    parts.close()
+
+
+def test_another_way_of_cutting_is_another_fingerprint() -> None:
+    prints = {
+        parts_of(chunk_tokens=size, chunk_overlap_tokens=overlap).reading.fingerprint
+        for size in (100, 200)
+        for overlap in (0, 20)
+    }
+    assert len(prints) == 4
+
+
+def test_a_worker_warms_up_though_every_service_is_down() -> None:
+    """One that is down is no reason not to start: it may be up again when the first question comes."""
+    parts = parts_of(DATABASE_URL="postgresql://127.0.0.1:1/x", REDIS_URL="redis://127.0.0.1:1/0")
+    parts.warm_up()
+    assert {"embedder", "generator", "store", "questions", "streams"} <= set(vars(parts))
+    parts.close()
+
+
+def test_closing_closes_what_was_built_and_builds_nothing(parts: Parts, redis_url: str) -> None:
+    unused = parts_of()
+    unused.close()
+    assert set(vars(unused)) == {"settings"}
+    used = parts_of(REDIS_URL=redis_url, DATABASE_URL=parts.database_url)
+    used.knowledge_bases.list("default")
+    used.redis.ping()
+    used.close()
+    used.close()
+    assert used.redis.connection_pool is not None
+    assert used.engine.pool.checkedin() == 0  # type: ignore[attr-defined]
+
+
+def test_a_part_loads_its_driver_and_no_other() -> None:
+    """A command that needs no model must not wait for one to load."""
+    program = (
+        "import sys\nfrom pipeline.settings import Settings\nfrom pipeline.wiring import Parts\n"
+        "parts = Parts(Settings(DATABASE_URL='postgresql://127.0.0.1:1/x'))\n"
+        "_ = parts.knowledge_bases, parts.questions, parts.reading\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "sqlalchemy" in loaded
+    assert loaded.isdisjoint({"openai", "weaviate", "wordllama", "redis", "tokenizers", "docx", "pypdfium2"})
