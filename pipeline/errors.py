@@ -126,6 +126,7 @@ class TimedOut(UpstreamError):
     """The service gave no answer in time."""
 
     retryable = True
+    default_hint = "Try again; if it stays slow, docs/settings.md has the time limits."
 
 
 class RateLimited(UpstreamError):
@@ -145,6 +146,7 @@ class ServerFault(UpstreamError):
     """The service failed inside, or its reply broke off."""
 
     retryable = True
+    default_hint = "Try again; if it goes on, the log of that service says why."
 
 
 class AuthenticationFailed(UpstreamError):

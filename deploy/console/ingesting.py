@@ -13,7 +13,7 @@ import typer
 
 from deploy.console.context import client_of, current_parts
 from deploy.console.output import Json, counting, err, note, plain, say, say_json
-from pipeline.errors import CeleriacError, InternalFault, NotFound, from_json
+from pipeline.errors import CeleriacError, InternalFault, NotFound, UnreadableSource, from_json
 from pipeline.ingest.discover import discover
 from pipeline.ingest.manifest import write_manifest
 from pipeline.ingest.origins import encode_path
@@ -84,6 +84,9 @@ def start_run(
     skipped: list[str] = []
 
     def on_skip(path: Path, reason: str) -> None:
+        if options.prune and path.is_dir():
+            hint = "Make it readable, or ingest without --prune: its documents would count as vanished."
+            raise UnreadableSource(f"{path}: {reason}.", hint)
         skipped.append(str(path))
         if not quiet:
             note(f"skipped {path}: {reason}")

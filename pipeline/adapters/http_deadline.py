@@ -45,7 +45,7 @@ class Deadline:
     def timed_out(self) -> TimedOut:
         """The error that says so."""
         call = self.call
-        return TimedOut(f"{call.upstream} gave no complete answer in {self.seconds:g} s.", "", call.detail())
+        return TimedOut(f"{call.upstream} gave no complete answer in {self.seconds:.3g} s.", "", call.detail())
 
     @contextlib.contextmanager
     def over(self, reply: Reply) -> Iterator[None]:

@@ -137,7 +137,7 @@ class TestPostgresIsDown:
 
 
 @pytest.fixture(scope="module")
-def without_weaviate(self, offline: LiveStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+def without_weaviate(offline: LiveStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
     """A command line and one worker that were told of a Weaviate which isn't there."""
     down = {"WEAVIATE_URL": f"http://{CLOSED}", "CELERIAC_NAMESPACE": NAMESPACE, "CELERIAC_MAX_RETRIES": "1"}
     environment = {**offline.environment, **down, "CELERIAC_HOME": str(offline.home)}

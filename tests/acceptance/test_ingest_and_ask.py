@@ -55,7 +55,7 @@ class TestAsking:
     def test_the_chain_and_one_process_give_the_same_answer(
         self, answers: list[Outcome], filled: LiveStack, corpus: Corpus
     ) -> None:
-        local = filled.cli.at_once([("ask", question, "--json", "--local") for question in corpus.questions[:5]])
+        local = filled.cli.at_once([("ask", question, "--json", "--local") for question in corpus.questions[:3]])
         for chained, here in zip(answers, local, strict=False):
             assert _comparable(chained.json) == _comparable(here.json)
 

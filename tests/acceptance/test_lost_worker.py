@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import time
-from typing import Any
 
 import pytest
 
@@ -16,7 +15,7 @@ from tests.standin.fixture import StandInProcess
 
 COUNT = 50
 WITHIN = 60.0
-LATENCY = 1.0
+LATENCY = 1.5
 
 ASK_MANY = """
 import json, sys
@@ -28,7 +27,7 @@ print(json.dumps([client.submit(client.question(text)) for text in json.load(sys
 
 @pytest.mark.timeout(150)
 def test_all_questions_of_a_killed_worker_are_answered_once(
-    served_filled: LiveStack, standin: StandInProcess, corpus: Corpus, record_property: Any
+    served_filled: LiveStack, standin: StandInProcess, corpus: Corpus
 ) -> None:
     """The killed worker holds questions in every stage, and messages it has prefetched and not begun."""
     standin.configure(first_token=LATENCY)
@@ -36,14 +35,13 @@ def test_all_questions_of_a_killed_worker_are_answered_once(
     texts = [f"{corpus.questions[number % 20]} (copy {number})" for number in range(COUNT)]
 
     ids = json.loads(served_filled.cli.python(ASK_MANY, json.dumps(texts)))
-    assert wait_until(lambda: _held_by(served_filled, victim.pid) > 0, 20)
+    assert wait_until(lambda: _held_by(served_filled, victim.pid) > COUNT / 4, 20)
     held = _held_by(served_filled, victim.pid)
     os.kill(victim.pid, signal.SIGKILL)
     killed = time.monotonic()
 
     assert wait_until(lambda: _over(served_filled, ids) == COUNT, WITHIN), _over(served_filled, ids)
-    record_property("held_by_the_killed_worker", held)
-    record_property("seconds_until_all_were_answered", round(time.monotonic() - killed, 1))
+    print(f"{held} messages held by the killed worker; all answered {time.monotonic() - killed:.1f} s later")
     rows = served_filled.sql("SELECT * FROM questions WHERE id = ANY(%s::uuid[])", ids)
     assert {(row["status"], row["outcome"]) for row in rows} == {("done", "answered")}
     stages = served_filled.sql(
@@ -52,7 +50,7 @@ def test_all_questions_of_a_killed_worker_are_answered_once(
         ids,
     )
     assert [(row["n"], row["kinds"]) for row in stages] == [(7, 7)] * COUNT
-    for outcome in served_filled.cli.at_once([("result", question, "--json") for question in ids[:4]]):
+    for outcome in served_filled.cli.at_once([("result", question, "--json") for question in ids[:2]]):
         assert outcome.json["citations"]
     assert wait_until(lambda: _is_back(served_filled, victim.pid), 30), "the supervisor starts it again"
 
