@@ -10,8 +10,9 @@ from typing import Any
 
 import structlog
 from celery import Task
+from celery.exceptions import Ignore
 
-from pipeline.errors import CeleriacError, RateLimited, wrap
+from pipeline.errors import Cancelled, CeleriacError, RateLimited, wrap
 from pipeline.logs import correlated
 from pipeline.settings import Settings
 from tasks import runtime
@@ -39,6 +40,10 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
             try:
                 yield number
                 _log.info("stage done", attempt=number, ms=round((time.perf_counter() - begun) * 1000, 1))
+            except Cancelled as error:
+                # Whoever took over or gave up tells those who wait; a failure stored now would be heard as the outcome.
+                _log.info("stage gave way", attempt=number, reason=error.message)
+                raise Ignore from error
             except Exception as error:
                 failure = wrap(error)
                 if failure is not error:

@@ -9,6 +9,7 @@ import structlog
 from pipeline.errors import CeleriacError
 from tasks import recovery, runtime
 from tasks.app import app
+from tasks.broker import reaching_redis
 
 _log = structlog.get_logger(__name__)
 
@@ -20,7 +21,8 @@ def sweep() -> dict[str, int]:
     done: dict[str, int] = {}
     for step in (recovery.redeliver, recovery.reconcile_questions, recovery.reconcile_runs):
         try:
-            done[step.__name__] = step(parts)
+            with reaching_redis():
+                done[step.__name__] = step(parts)
         except CeleriacError as error:
             _log.warning("sweep step put off", step=step.__name__, error=str(error))
     return done

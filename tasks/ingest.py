@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -16,9 +19,23 @@ from tasks.base import StageTask
 
 _log = structlog.get_logger(__name__)
 
-# In prefork the soft one ends the document that takes so long; the hard one ends what doesn't even notice.
+# The document that takes so long ends with SoftTimeLimitExceeded. No `time_limit`: Celery would fail the whole wave.
 _PARSE_TIMEOUT = settings.load().parse_timeout
-_LIMITS = {"soft_time_limit": _PARSE_TIMEOUT, "time_limit": 2 * _PARSE_TIMEOUT}
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """End this process where a document doesn't even notice its time limit, as in a loop in C: its message is delivered
+    again, and the document that did it found out (see ``flow.run_stage``). A gevent worker has other tasks to lose.
+    """
+    if runtime.is_patched():
+        yield
+        return
+    faulthandler.dump_traceback_later(2 * _PARSE_TIMEOUT, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _stage(task: StageTask, name: str, data: dict[str, Any]) -> dict[str, Any]:
@@ -31,16 +48,18 @@ def _stage(task: StageTask, name: str, data: dict[str, Any]) -> dict[str, Any]:
     return batch.encode()
 
 
-@app.task(bind=True, base=StageTask, name="ingest.parse", ignore_result=True, **_LIMITS)
+@app.task(bind=True, base=StageTask, name="ingest.parse", ignore_result=True, soft_time_limit=_PARSE_TIMEOUT)
 def parse(task: StageTask, batch: dict[str, Any]) -> dict[str, Any]:
     """Read and parse the batch's sources."""
-    return _stage(task, "parse", batch)
+    with _watched():
+        return _stage(task, "parse", batch)
 
 
-@app.task(bind=True, base=StageTask, name="ingest.chunk", ignore_result=True, **_LIMITS)
+@app.task(bind=True, base=StageTask, name="ingest.chunk", ignore_result=True, soft_time_limit=_PARSE_TIMEOUT)
 def chunk(task: StageTask, batch: dict[str, Any]) -> dict[str, Any]:
     """Cut them into chunks."""
-    return _stage(task, "chunk", batch)
+    with _watched():
+        return _stage(task, "chunk", batch)
 
 
 @app.task(bind=True, base=StageTask, name="ingest.embed", ignore_result=True)

@@ -33,6 +33,7 @@ SETTLE_SECONDS = 10.0
 # After a question's own deadline its stages get this long to say so themselves.
 _GRACE_SECONDS = 3.0
 _PAGE = 1000
+_PREFIX = str(celeryconfig.broker_transport_options["global_keyprefix"])
 
 
 def redeliver(parts: Parts) -> int:
@@ -40,11 +41,7 @@ def redeliver(parts: Parts) -> int:
     members: Any = parts.redis.smembers(registry_key(parts))
     tokens = [token.decode() for token in members]
     dead = [token for token in tokens if not parts.redis.exists(report_key(parts, token))]
-    for token in dead:
-        _restore(token)
-        parts.redis.srem(registry_key(parts), token)
-        _log.warning("messages of a dead worker delivered again", token=token)
-    return len(dead)
+    return sum(_rescue(token, parts) for token in dead)
 
 
 def reconcile_questions(parts: Parts) -> int:
@@ -79,6 +76,16 @@ def reconcile_runs(parts: Parts) -> int:
     return len(lost)
 
 
+def _rescue(token: str, parts: Parts) -> bool:
+    _restore(token)
+    # Restoring does nothing, without a word, while another sweep holds its lock or left it behind when it was killed.
+    if parts.redis.exists(f"{_PREFIX}unacked:{token}"):
+        return False
+    parts.redis.srem(registry_key(parts), token)
+    _log.warning("messages of a dead worker delivered again", token=token)
+    return True
+
+
 def _restore(token: str) -> None:
     options = {
         **celeryconfig.broker_transport_options,
@@ -109,13 +116,12 @@ def _ids_in_flight(parts: Parts) -> Iterator[str]:
 
 
 def _messages(parts: Parts) -> Iterator[str | bytes]:
-    prefix = celeryconfig.broker_transport_options["global_keyprefix"]
     for queue in celeryconfig.task_queues:
         first = 0
-        while page := parts.redis.lrange(f"{prefix}{queue.name}", first, first + _PAGE - 1):
+        while page := parts.redis.lrange(f"{_PREFIX}{queue.name}", first, first + _PAGE - 1):
             yield from page
             first += _PAGE
     tokens: Any = parts.redis.smembers(registry_key(parts))
     for token in tokens:
-        for _tag, held in parts.redis.hscan_iter(f"{prefix}unacked:{token.decode()}"):
+        for _tag, held in parts.redis.hscan_iter(f"{_PREFIX}unacked:{token.decode()}"):
             yield json.dumps(json.loads(held)[0])

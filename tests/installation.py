@@ -24,6 +24,11 @@ T = TypeVar("T")
 EMBEDDER = "wordllama-256"
 DIMENSIONS = 256
 
+KILLS = "this document kills its reader"
+HANGS = "this document keeps its reader for ever"
+DEAFENS = "this document hears no signal and never ends"
+"""What ``tests.deadly`` makes come true in the worker that parses."""
+
 
 def migrated_parts(**settings: object) -> Parts:
     """Parts with these settings (services by the name of their variable), over a migrated database."""

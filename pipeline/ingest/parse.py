@@ -92,8 +92,7 @@ def _draft(
     parsed = parse_document(data, item.source, run.options.fields, parsers)
     return Draft(
         document_id=document.id,
-        # Kept on the item: a redelivered batch writes the same generation again, not one more.
-        generation=item.generation or document.generation,
+        generation=document.generation,
         title=parsed.title,
         content_hash=digest,
         text=parsed.text,

@@ -121,7 +121,7 @@ def _ask_all(manage: CommandLine, arguments: argparse.Namespace) -> list[dict[st
                 if event.kind == "text" and first is None:
                     first = time.perf_counter() - begun
             answer = client.result(question.id)
-        except Exception as error:  # noqa: BLE001 - it is counted
+        except Exception as error:
             return {"error": f"{type(error).__name__}: {error}", "seconds": time.perf_counter() - begun}
         cited = len(answer.citations) if answer else 0
         return {"first": first, "seconds": time.perf_counter() - begun, "citations": cited}

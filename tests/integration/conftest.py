@@ -1,4 +1,4 @@
-"""One installation for all tests here: real servers, one real worker, and the client in this process.
+"""One installation for all tests here: real servers, real workers, and the client in this process.
 
 The model that answers is the stand-in, so that a test can make it slow or faulty; vectors are those of the offline
 model. Celery's configuration is read when `tasks` is imported, so nothing here may import it earlier than ``parts``.
@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
+import sqlalchemy as sa
 
 from pipeline import settings
 from pipeline.types import KnowledgeBase
@@ -33,11 +35,20 @@ FACTS = {
 
 
 @pytest.fixture(scope="session")
-def environment(redis_url: str, postgres_url: str, standin_process: StandInProcess) -> Mapping[str, str]:
+def database_url(postgres_url: str) -> str:
+    """A database of its own: what reconciles looks at all open questions and runs, and other tests leave some."""
+    name = f"integration_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return sa.make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def environment(redis_url: str, database_url: str, standin_process: StandInProcess) -> Mapping[str, str]:
     """What the worker and the client are configured with; a namespace that nobody else uses."""
     return {
         "REDIS_URL": redis_url,
-        "DATABASE_URL": postgres_url,
+        "DATABASE_URL": database_url,
         "OPENAI_API_KEY": "test",
         "OPENAI_BASE_URL": standin_process.url,
         "CELERIAC_EMBEDDING_MODEL": settings.OFFLINE_EMBEDDER,
@@ -49,6 +60,7 @@ def environment(redis_url: str, postgres_url: str, standin_process: StandInProce
         "CELERIAC_RETRY_BACKOFF": "0.05",
         "CELERIAC_RETRY_BACKOFF_MAX": "0.2",
         "CELERIAC_TASK_EVENTS": "false",
+        "CELERIAC_PARSE_TIMEOUT": "2",
     }
 
 
@@ -89,13 +101,30 @@ def app(parts: Parts) -> Any:
 def worker(
     environment: Mapping[str, str], parts: Parts, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[WorkerProcess]:
-    """The worker of the session: gevent, all queues."""
-    process = WorkerProcess(environment, tmp_path_factory.mktemp("worker") / "log", name=f"all-{os.getpid()}")
+    """The worker of the session, beside one that parses. Nobody serves ``control``: tests put there what nobody is to
+    take yet.
+    """
+    logs = tmp_path_factory.mktemp("workers")
+    waiting = WorkerProcess(environment, logs / "waiting", name=f"waiting-{os.getpid()}", queues="ask,ingest")
+    deadly = ["--include", "tests.deadly", "--prefetch-multiplier", "1"]
+    parsing = WorkerProcess(
+        environment,
+        logs / "parsing",
+        name=f"parsing-{os.getpid()}",
+        queues="parse",
+        pool="prefork",
+        concurrency=1,
+        options=deadly,
+    )
     try:
-        process.wait_until_ready()
-        yield process
+        waiting.wait_until_ready()
+        parsing.wait_until_ready()
+        yield waiting
     finally:
-        process.stop()
+        for process in (waiting, parsing):
+            process.process.terminate()
+        for process in (waiting, parsing):
+            process.stop()
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,9 @@ def xquad(parts: Parts, shared_data: Path) -> KnowledgeBase:
     return kb
 
 
-def test_the_canvas_answers_as_the_flow_does(client: Client, parts: Parts, xquad: KnowledgeBase, shared_data: Path) -> None:
+def test_the_canvas_answers_as_the_flow_does(
+    client: Client, parts: Parts, xquad: KnowledgeBase, shared_data: Path
+) -> None:
     """Two spellings of one pipeline, compared on twenty labelled questions, so that they can't drift apart."""
     lines = (shared_data / "xquad_en" / "queries.jsonl").read_text().splitlines()[::60][:20]
     texts = [json.loads(line)["text"] for line in lines]
@@ -95,7 +97,9 @@ def test_the_canvas_answers_as_the_flow_does(client: Client, parts: Parts, xquad
     assert "answered" in outcomes
 
 
-def test_the_row_holds_what_the_caller_got(client: Client, parts: Parts, facts: KnowledgeBase, worker: WorkerProcess) -> None:
+def test_the_row_holds_what_the_caller_got(
+    client: Client, parts: Parts, facts: KnowledgeBase, worker: WorkerProcess
+) -> None:
     question = submit(client, facts)
     answer = answered(client, question)
     assert "Caspian Sea" in answer.text
@@ -127,7 +131,9 @@ def test_only_the_last_stage_stores_a_result(client: Client, parts: Parts, facts
     assert len(keys) == 1
 
 
-def test_what_nothing_is_known_about_calls_no_model(client: Client, facts: KnowledgeBase, standin: StandInProcess) -> None:
+def test_what_nothing_is_known_about_calls_no_model(
+    client: Client, facts: KnowledgeBase, standin: StandInProcess
+) -> None:
     answer = answered(client, submit(client, facts, "Who composed Turandot?", min_score=1.0))
     assert (answer.outcome, answer.mode) == ("not_in_knowledge_base", "none")
     assert standin.counters()["calls"] == {}

@@ -65,6 +65,7 @@ UPDATE documents d SET live_generation = v.generation, content_hash = v.content_
 FROM document_versions v JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(document_id uuid, generation integer)
     ON v.document_id = r.document_id AND v.generation = r.generation
 WHERE d.id = v.document_id AND coalesce(d.live_generation, 0) < v.generation
+  AND EXISTS (SELECT FROM chunks c WHERE c.document_id = v.document_id AND c.generation = v.generation)
 """)
 _SUPERSEDED = sa.text("""
 SELECT c.id::text FROM chunks c JOIN documents d ON d.id = c.document_id
@@ -141,7 +142,9 @@ class Documents:
             return [DraftChunk.model_construct(**row) for row in rows]
 
     def switch(self, versions: Sequence[tuple[str, int]]) -> None:
-        """Make these generations the live ones, all at once; an older one never replaces a newer one."""
+        """Make these generations the live ones, all at once; an older one never replaces a newer one, and one without
+        a chunk none at all.
+        """
         with transaction(self._engine) as connection:
             connection.execute(_SWITCH, {"rows": _versions(versions)})
 

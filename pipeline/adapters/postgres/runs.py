@@ -35,6 +35,8 @@ _TAKE = sa.text("""
 UPDATE run_items SET attempts = attempts + 1, updated_at = now() WHERE run_id = :run_id AND number = ANY(:numbers)
 """)
 _FORGIVE = sa.text("UPDATE run_items SET attempts = 0 WHERE run_id = :run_id AND number = ANY(:numbers)")
+# Of two deliveries side by side the first sets the generation, and both go on with that one: were the second to change
+# it, the first would declare complete a generation that has no chunks yet.
 _ADVANCE = sa.text("""
 UPDATE run_items i SET status = r.status, attempts = 0, updated_at = now(),
     document_id = coalesce(r.document_id, i.document_id), generation = coalesce(r.generation, i.generation),
@@ -42,6 +44,7 @@ UPDATE run_items i SET status = r.status, attempts = 0, updated_at = now(),
 FROM jsonb_to_recordset(CAST(:rows AS jsonb))
     AS r(number integer, status text, document_id uuid, generation integer, chunks integer, embedded integer)
 WHERE i.run_id = :run_id AND i.number = r.number AND i.status IN ('queued', 'parsed', 'chunked', 'embedded')
+  AND coalesce(i.generation = r.generation, true)
 """)
 _FAIL = sa.text("""
 WITH failed AS (
@@ -222,7 +225,9 @@ class Runs:
         }
         with transaction(self._engine) as connection:
             changed = connection.execute(_FINISH, values).rowcount == 1
-            if changed:
+        if changed:
+            # Not in one transaction: `advance` locks items first and the run last, and both would wait for each other.
+            with transaction(self._engine) as connection:
                 connection.execute(_CANCEL_ITEMS, {"id": run_id})
         return changed
 

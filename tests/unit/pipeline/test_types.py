@@ -20,7 +20,15 @@ import pipeline
 from pipeline.seams import Embeddings
 from pipeline.types import AskOptions, AskState, DraftChunk, Question, Value, pack_vector, unpack_vector
 
-AWKWARD = ["", "plain", "Größe 🧨👩‍👩‍👧‍👦", 'quotes " and \\ and {braces}', "two\nlines\tand\r\n", "\u2028\u202e", "x" * 5000]
+AWKWARD = [
+    "",
+    "plain",
+    "Größe 🧨👩‍👩‍👧‍👦",
+    'quotes " and \\ and {braces}',
+    "two\nlines\tand\r\n",
+    "\u2028\u202e",
+    "x" * 5000,
+]
 NEVER_SENT = {Embeddings}
 """Values that hold arrays: they stay inside a process."""
 

@@ -165,7 +165,9 @@ def test_an_endless_answer_does_not_fill_the_memory(client: redis.Redis, streams
     assert client.xlen(f"{NAMESPACE}:stream:{question}") < 10_500
 
 
-def test_two_installations_on_one_server_do_not_meet(client: redis.Redis, streams: AnswerStreams, question: str) -> None:
+def test_two_installations_on_one_server_do_not_meet(
+    client: redis.Redis, streams: AnswerStreams, question: str
+) -> None:
     write_all(streams, question, "ours")
     assert AnswerStreams(client, namespace=f"{NAMESPACE}-2", ttl=TTL).read(question, "0", block=0.01) == []
 

@@ -65,11 +65,11 @@ def asked(*chunks: str, text: str = "How many points did the Panthers give up?",
     return AskState(question=question, kb=KB, passages=passages, embedding_tokens=11)
 
 
-def answered(state: AskState, generator: Scripted, texts: Texts | None = None, attempt: int = 1) -> tuple[AskState, Pad]:
+def answered(
+    state: AskState, generator: Scripted, texts: Texts | None = None, attempt: int = 1
+) -> tuple[AskState, Pad]:
     pad = Pad()
-    after = generate(
-        state, generator=generator, texts=texts or Texts(), sink=pad, timeout=5, attempt=attempt
-    )
+    after = generate(state, generator=generator, texts=texts or Texts(), sink=pad, timeout=5, attempt=attempt)
     return after, pad
 
 

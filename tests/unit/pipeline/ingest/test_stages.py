@@ -63,17 +63,19 @@ def documents(parts: Parts, kb: KnowledgeBase) -> dict[str, dict[str, object]]:
 
 
 def test_new_documents_become_searchable(parts: Parts, kb: KnowledgeBase, tmp_path: Path) -> None:
-    write(tmp_path, a="Owls hunt at night.", b=LONG)
+    owls = f"Owls hunt at night {kb.id[:8]}."
+    write(tmp_path, a=owls, b=f"{kb.id} was never embedded before. {LONG}")
     run_id = started(parts, kb, tmp_path)
     assert run_stages(parts, run_id, "parse") == [2]
     made, embedded, stored = run_stages(parts, run_id, "chunk", "embed", "upsert")
-    assert made == embedded == stored > 2
+    assert made == stored > 2
+    assert 2 <= embedded <= made  # other tests may have embedded the rest
     flow.end(run_id, parts)
     assert counts(parts, run_id) == {"done": 2}
     assert parts.runs.find(run_id).status == "done"
     assert parts.knowledge_bases.find(kb.tenant, kb.name).chunks == made
     assert consistent(parts, kb)
-    assert found(parts, kb, "owls") == ["Owls hunt at night."]
+    assert found(parts, kb, "owls") == [owls]
 
 
 def test_unchanged_documents_cost_nothing(parts: Parts, kb: KnowledgeBase, tmp_path: Path) -> None:
@@ -311,8 +313,8 @@ def test_any_stage_may_run_twice(stage: str, parts: Parts, kb: KnowledgeBase, tm
     assert consistent(parts, kb)
 
 
-class Crash(Exception):
-    """The worker dies here."""
+class Crash(BaseException):
+    """The worker dies here: nothing of ours may catch it."""
 
 
 def crashing(inner: Callable[..., object], *, before: bool) -> Callable[..., object]:

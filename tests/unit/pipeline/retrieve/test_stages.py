@@ -224,9 +224,7 @@ def test_a_reranker_sees_full_texts_and_has_the_last_word(parts: Parts, filled: 
 def test_a_passage_that_vanished_meanwhile_is_not_shown(parts: Parts, filled: KnowledgeBase) -> None:
     state = enriched(parts, searched(parts, asked(parts, filled, min_score=0.0)), depth=4)
     gone = state.passages[0].model_copy(update={"chunk_id": "00000000-0000-0000-0000-000000000000"})
-    after = rerank(
-        state.but(passages=(gone, *state.passages)), reranker=Reversing(), texts=parts.passages, timeout=10
-    )
+    after = rerank(state.but(passages=(gone, *state.passages)), reranker=Reversing(), texts=parts.passages, timeout=10)
     assert gone.chunk_id not in {passage.chunk_id for passage in after.passages}
 
 

@@ -78,10 +78,11 @@ def test_two_knowledge_bases_have_documents_of_their_own(parts: Parts, kb: Knowl
 
 
 def test_the_hash_of_the_live_generation_is_what_a_source_is_compared_with(parts: Parts, kb: KnowledgeBase) -> None:
-    document, generation = registered(parts, kb)
-    parts.documents.save_drafts([draft(document, generation)])
+    version = registered(parts, kb)
+    parts.documents.save_drafts([draft(*version)])
+    parts.documents.save_chunks(kb.id, [version], pieces(kb, *version, "one"))
     assert parts.documents.register(kb.id, [source("/a")])["/a"].content_hash is None
-    parts.documents.switch([(document, generation)])
+    parts.documents.switch([version])
     assert parts.documents.register(kb.id, [source("/a")])["/a"].content_hash == "h1"
 
 
@@ -153,6 +154,15 @@ def test_a_switch_never_goes_back(parts: Parts, kb: KnowledgeBase) -> None:
     parts.documents.switch([(document, first)])
     assert [passage.text for passage in parts.passages.chunks(document)] == ["g2"]
     assert parts.documents.register(kb.id, [source("/a")])["/a"].content_hash == "h2"
+
+
+def test_a_generation_without_a_chunk_never_goes_live(parts: Parts, kb: KnowledgeBase) -> None:
+    """It would replace a good one by nothing, and count as unchanged ever after."""
+    document, _ = published(parts, kb)
+    _, second = registered(parts, kb)
+    parts.documents.save_drafts([draft(document, second)])
+    parts.documents.switch([(document, second)])
+    assert [passage.text for passage in parts.passages.chunks(document)] == ["one"]
 
 
 def test_what_a_newer_generation_has_replaced_is_known_and_can_be_forgotten(parts: Parts, kb: KnowledgeBase) -> None:

@@ -1,0 +1,231 @@
+"""Runs through the broker and a real worker."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.ingest import flow
+from pipeline.types import KnowledgeBase, Run
+from pipeline.wiring import Parts
+from tests.installation import (
+    DEAFENS,
+    HANGS,
+    KILLS,
+    counts,
+    eventually,
+    execute,
+    ingest,
+    live_chunks,
+    live_texts,
+    manifest,
+    new_kb,
+    scalars,
+    stored_chunks,
+    write,
+)
+
+if TYPE_CHECKING:
+    from tasks.client import Client
+
+pytestmark = [
+    pytest.mark.usefixtures("worker"),
+    pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning"),  # Celery's result backend
+]
+
+
+def sent(client: Client, parts: Parts, kb: KnowledgeBase, *paths: Path, prune: bool = False, batch: int = 16) -> str:
+    run_id = manifest(parts, kb, *paths, prune=prune, batch_documents=batch)
+    client.start_run(run_id)
+    return run_id
+
+
+def over(parts: Parts, run_id: str) -> Run:
+    """The run, once it is over."""
+
+    def ended() -> Run | None:
+        run = parts.runs.find(run_id)
+        return None if run.status in ("discovering", "running") else run
+
+    found = eventually(ended, within=60)
+    assert found is not None
+    return found
+
+
+def chunks(parts: Parts, kb: KnowledgeBase) -> list[str]:
+    """All that is known of the live chunks, but for ids."""
+    columns = (
+        "d.key, d.title, d.content_hash, c.ordinal, c.text, c.context, c.start_char, c.end_char, c.page, c.section"
+    )
+    return scalars(
+        parts,
+        f"SELECT concat_ws('|', {columns}, c.token_count, encode(c.embed_hash, 'hex')) FROM chunks c JOIN documents d "
+        "ON d.id = c.document_id AND d.live_generation = c.generation WHERE d.kb_id = :kb ORDER BY 1",
+        kb=kb.id,
+    )
+
+
+def test_the_canvas_makes_the_same_chunks_as_the_flow(
+    client: Client, parts: Parts, kb: KnowledgeBase, shared_data: Path
+) -> None:
+    """Two spellings of one pipeline, compared on 240 documents in many waves, so that they can't drift apart."""
+    corpus = shared_data / "xquad_en" / "corpus.jsonl"
+    run_id = sent(client, parts, kb, corpus)
+    assert over(parts, run_id).status == "done"
+    assert counts(parts, run_id) == {"done": 240}
+    other = new_kb(parts)
+    ingest(parts, other, corpus)
+    assert chunks(parts, kb) == chunks(parts, other)
+    assert len(live_chunks(parts, kb)) == len(stored_chunks(parts, kb)) > 240
+    assert stored_chunks(parts, kb) == live_chunks(parts, kb)
+    assert parts.knowledge_bases.find(kb.tenant, kb.name).chunks == len(live_chunks(parts, kb))
+
+
+def test_new_changed_unchanged_broken_and_vanished_in_one_run(
+    client: Client, parts: Parts, kb: KnowledgeBase, docs: Path
+) -> None:
+    write(docs, same="The same.", changed="Old words.", vanished="Soon gone.")
+    over(parts, sent(client, parts, kb, docs))
+    write(docs, changed="New words.", new="All new.")
+    (docs / "broken.pdf").write_bytes(b"%PDF-1.7 and then nothing")
+    (docs / "vanished.txt").unlink()
+    run_id = sent(client, parts, kb, docs, prune=True)
+    run = over(parts, run_id)
+    assert (run.status, run.pruned) == ("done", 1)
+    assert counts(parts, run_id) == {"unchanged": 1, "done": 2, "failed": 1}
+    assert live_texts(parts, kb) == ["All new.", "New words.", "The same."]
+    assert stored_chunks(parts, kb) == live_chunks(parts, kb)
+
+
+def test_a_run_of_many_waves_ends(client: Client, parts: Parts, kb: KnowledgeBase, docs: Path) -> None:
+    lines = [json.dumps({"_id": f"r{n}", "text": f"Record number {n}."}) for n in range(60)]
+    (docs / "records.jsonl").write_text("\n".join(lines))
+    run_id = sent(client, parts, kb, docs, batch=2)  # 30 batches, 4 a wave
+    assert over(parts, run_id).status == "done"
+    assert counts(parts, run_id) == {"done": 60}
+    assert len(stored_chunks(parts, kb)) == 60
+
+
+def test_a_run_without_a_source_prunes_and_ends(client: Client, parts: Parts, kb: KnowledgeBase, docs: Path) -> None:
+    write(docs, a="Soon gone.")
+    over(parts, sent(client, parts, kb, docs))
+    (docs / "a.txt").unlink()
+    run = over(parts, sent(client, parts, kb, docs, prune=True))
+    assert (run.status, run.pruned) == ("done", 1)
+    assert stored_chunks(parts, kb) == set()
+
+
+def test_a_run_sent_twice_does_its_work_once(client: Client, parts: Parts, kb: KnowledgeBase, docs: Path) -> None:
+    from tasks import canvases
+
+    write(docs, **{f"f{n}": f"Text number {n}." for n in range(20)})
+    run_id = manifest(parts, kb, docs, batch_documents=2)
+    client.start_run(run_id)
+    canvases.start(run_id).apply_async()
+    assert over(parts, run_id).status == "done"
+    assert parts.runs.failures(run_id) == []
+    assert counts(parts, run_id) == {"done": 20}
+    eventually(lambda: stored_chunks(parts, kb) == live_chunks(parts, kb))
+    assert len(live_chunks(parts, kb)) == 20
+
+
+def test_a_cancelled_run_stops_and_stays_cancelled(client: Client, parts: Parts, kb: KnowledgeBase, docs: Path) -> None:
+    lines = [json.dumps({"_id": f"r{n}", "text": f"Record number {n}."}) for n in range(400)]
+    (docs / "records.jsonl").write_text("\n".join(lines))
+    run_id = sent(client, parts, kb, docs, batch=2)
+    eventually(lambda: counts(parts, run_id).get("done", 0) > 0)
+    assert parts.runs.finish(run_id, "cancelled")
+    seen = counts(parts, run_id)
+    assert seen["cancelled"] > 0
+    eventually(lambda: no_message_of(parts, run_id))
+    assert parts.runs.find(run_id).status == "cancelled"
+    assert counts(parts, run_id) == seen
+
+
+def no_message_of(parts: Parts, run_id: str) -> bool:
+    from tasks import recovery
+
+    return run_id not in set(recovery._ids_in_flight(parts))
+
+
+def test_a_run_whose_knowledge_base_is_deleted_leaves_the_worker_well(
+    client: Client, parts: Parts, docs: Path, kb: KnowledgeBase
+) -> None:
+    doomed = new_kb(parts)
+    write(docs, **{f"f{n}": f"Text number {n}." for n in range(30)})
+    run_id = sent(client, parts, doomed, docs, batch=2)
+    parts.knowledge_bases.delete(doomed.id)
+    eventually(lambda: no_message_of(parts, run_id))
+    assert over(parts, sent(client, parts, kb, docs)).status == "done"
+
+
+def test_a_worker_with_other_settings_fails_the_items_with_the_cause(client: Client, parts: Parts, docs: Path) -> None:
+    other = new_kb(parts, model="text-embedding-3-small", dimensions=1536)
+    write(docs, a="A text.")
+    run_id = sent(client, parts, other, docs)
+    run = over(parts, run_id)
+    assert run.status == "failed"
+    assert run.error is not None
+    assert run.error["code"] == "ModelMismatch"
+    assert "CELERIAC_EMBEDDING_MODEL" in run.error["hint"]
+
+
+def test_a_run_whose_end_fails_says_why(client: Client, parts: Parts, kb: KnowledgeBase, docs: Path) -> None:
+    """The errback of the last task: without it the run would be `running` for ever."""
+    from tasks import canvases
+
+    write(docs, a="A text.")
+    run_id = manifest(parts, kb, docs)
+    parts.runs.start(run_id)
+    execute(parts, "UPDATE knowledge_bases SET store = 'weaviate' WHERE id = :kb", kb=kb.id)
+    began = time.monotonic()
+    canvases.end(run_id).apply_async()
+    run = over(parts, run_id)
+    assert time.monotonic() - began < 5
+    assert run.status == "failed"
+    assert run.error is not None
+    assert run.error["code"] == "ModelMismatch"
+
+
+@pytest.mark.parametrize("text", [KILLS, DEAFENS], ids=["kills", "deafens"])
+def test_a_document_that_brings_down_its_reader_fails_alone(
+    text: str, client: Client, parts: Parts, kb: KnowledgeBase, docs: Path
+) -> None:
+    """The others of its batch were in the same hands when it struck, and are read all the same."""
+    write(docs, a="Owls hunt at night.", b=text, c="Bread rises.", d="Rivers flow.")
+    run_id = sent(client, parts, kb, docs)
+    run = over(parts, run_id)
+    assert (run.status, run.error) == ("done", None)
+    ((key, cause),) = parts.runs.failures(run_id)
+    assert Path(key).name == "b.txt"
+    assert "the worker died" in cause["message"]
+    assert live_texts(parts, kb) == ["Bread rises.", "Owls hunt at night.", "Rivers flow."]
+
+
+def test_a_document_that_never_ends_fails_alone_in_time(
+    client: Client, parts: Parts, kb: KnowledgeBase, docs: Path
+) -> None:
+    write(docs, a="Owls hunt at night.", b=HANGS, c="Bread rises.")
+    began = time.monotonic()
+    run_id = sent(client, parts, kb, docs)
+    assert over(parts, run_id).status == "done"
+    assert time.monotonic() - began < 10 * parts.settings.parse_timeout
+    ((key, cause),) = parts.runs.failures(run_id)
+    assert Path(key).name == "b.txt"
+    assert cause["hint"]
+    assert live_texts(parts, kb) == ["Bread rises.", "Owls hunt at night."]
+
+
+def test_results_of_a_run_do_not_pile_up(client: Client, parts: Parts, kb: KnowledgeBase, docs: Path) -> None:
+    """Of all tasks only the last of each batch stores a result, which the chord counts."""
+    write(docs, **{f"f{n}": f"Text number {n}." for n in range(8)})
+    run_id = sent(client, parts, kb, docs, batch=2)
+    over(parts, run_id)
+    keys = [key.decode() for key in parts.redis.scan_iter(f"{parts.settings.namespace}:celery-task-meta-{run_id}*")]
+    assert all(key.endswith(".upsert") for key in keys)
+    assert all(0 < parts.redis.ttl(key) <= parts.settings.result_ttl for key in keys)
+    assert flow.STAGES[-1] == "upsert"

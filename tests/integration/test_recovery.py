@@ -1,0 +1,362 @@
+"""Nothing is lost: killed workers, vanished messages, abandoned runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+
+from pipeline import settings
+from pipeline.errors import CeleriacError, DeadlineExceeded
+from pipeline.types import KnowledgeBase, Question
+from pipeline.wiring import Parts
+from tests.installation import counts, eventually, execute, live_texts, manifest, started, write
+from tests.standin.fixture import StandInProcess
+from tests.workers import WorkerProcess
+
+if TYPE_CHECKING:
+    from tasks.client import Client
+
+pytestmark = [
+    pytest.mark.usefixtures("worker", "standin"),
+    pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning"),  # Celery's result backend
+]
+LONG_AGO = 60.0
+
+
+@pytest.fixture
+def recovery(parts: Parts) -> ModuleType:
+    from tasks import recovery
+
+    return recovery
+
+
+@pytest.fixture
+def start_worker(environment: Mapping[str, str], tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    """Starts further workers; all are killed at the end of the test."""
+    workers: list[WorkerProcess] = []
+
+    def start(**how: Any) -> WorkerProcess:
+        name = f"extra-{os.getpid()}-{len(workers)}"
+        workers.append(WorkerProcess(environment, tmp_path / f"{name}.log", name=name, **how))
+        workers[-1].wait_until_ready()
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.kill()
+
+
+def key(parts: Parts, name: str) -> str:
+    return f"{parts.settings.namespace}:{name}"
+
+
+def asked(client: Client, parts: Parts, kb: KnowledgeBase, *, age: float = 0.0, timeout: float = 60) -> Question:
+    """A question's row, written ``age`` seconds ago, without a message."""
+    question = client.question("Where does the river Volga flow?", kb=kb.name, timeout=timeout)
+    question = question.model_copy(update={"submitted_at": question.submitted_at - age})
+    parts.questions.submit(question)
+    return question
+
+
+def answered(client: Client, question: Question) -> str:
+    found = eventually(lambda: client.result(question.id), within=30)
+    assert found is not None
+    return found.text
+
+
+def epoch(parts: Parts, question: Question) -> int:
+    return parts.questions.find(question.id).question.epoch
+
+
+def dead(parts: Parts, recovery: ModuleType) -> set[str]:
+    """Tokens in the register of workers that give no sign of life."""
+    tokens: Any = parts.redis.smembers(recovery.registry_key(parts))
+    return {token.decode() for token in tokens if not parts.redis.exists(recovery.report_key(parts, token.decode()))}
+
+
+def send(question: Question, queue: str = "ask") -> None:
+    from tasks import canvases
+
+    canvases.ask(question).apply_async(queue=queue)
+
+
+def waiting(parts: Parts, queue: str = "control") -> int:
+    return int(parts.redis.llen(key(parts, queue)))  # type: ignore[arg-type]
+
+
+def let_go(parts: Parts, queue: str) -> None:
+    """Move what waits in ``control``, where nobody listens, to where the session's worker does."""
+    while parts.redis.lmove(key(parts, "control"), key(parts, queue), "RIGHT", "LEFT"):
+        pass
+
+
+# --------------------------------------------------------------------------- killed workers
+
+
+def test_what_a_killed_worker_held_is_delivered_again_begun_or_not(
+    client: Client,
+    parts: Parts,
+    facts: KnowledgeBase,
+    recovery: ModuleType,
+    start_worker: Callable[..., WorkerProcess],
+) -> None:
+    """Given a worker that runs two tasks and has fetched more, when it gets kill -9, then all of them are answered."""
+    recovery.redeliver(parts)  # what earlier tests may have left
+    questions = [asked(client, parts, facts) for _ in range(8)]
+    with parts.engine.begin() as connection:
+        connection.execute(sa.text("LOCK TABLE knowledge_bases IN ACCESS EXCLUSIVE MODE"))  # the guard waits for it
+        doomed = start_worker(queues="control", concurrency=2)
+        for question in questions:
+            send(question, "control")
+        eventually(lambda: held(parts, recovery) >= 3)
+        left = waiting(parts)
+        taken = held(parts, recovery)
+        doomed.kill()
+    assert recovery.redeliver(parts) == 0, "its last sign of life is still warm"
+    eventually(lambda: dead(parts, recovery))
+    assert recovery.redeliver(parts) == 1
+    assert recovery.redeliver(parts) == 0
+    assert waiting(parts) == left + taken == 8
+    let_go(parts, "ask")
+    assert len({answered(client, question) for question in questions}) == 1
+    assert [epoch(parts, question) for question in questions] == [0] * 8
+
+
+def test_a_worker_that_ended_in_good_order_leaves_nothing_to_rescue(
+    client: Client, parts: Parts, facts: KnowledgeBase, recovery: ModuleType, start_worker: Callable[..., WorkerProcess]
+) -> None:
+    worker = start_worker(queues="control")
+    question = asked(client, parts, facts)
+    send(question, "control")
+    answered(client, question)
+    worker.stop()
+    recovery.redeliver(parts)
+    assert waiting(parts) == 0
+    assert dead(parts, recovery) == set()
+
+
+def held(parts: Parts, recovery: ModuleType) -> int:
+    tokens: Any = parts.redis.smembers(recovery.registry_key(parts))
+    return sum(parts.redis.hlen(key(parts, f"unacked:{token.decode()}")) for token in tokens)  # type: ignore[misc]
+
+
+def test_what_a_living_worker_holds_stays_with_it(
+    client: Client, parts: Parts, facts: KnowledgeBase, standin: StandInProcess, recovery: ModuleType
+) -> None:
+    standin.configure(first_token=1.0)
+    questions = [asked(client, parts, facts) for _ in range(3)]
+    for question in questions:
+        send(question)
+    standin.wait_for(lambda counters: counters["in_flight"] == 3)
+    recovery.redeliver(parts)
+    assert held(parts, recovery) >= 3
+    for question in questions:
+        answered(client, question)
+    assert standin.counters()["calls"] == {"chat 200": 3}
+
+
+def test_a_rescue_that_another_one_blocks_is_not_called_done(parts: Parts, recovery: ModuleType) -> None:
+    """The lock is held for as long as a rescue takes, or for minutes where the rescuer itself was killed."""
+    token = "fellworker01"
+    message = json.dumps([{"headers": {"id": "x"}, "properties": {}, "body": ""}, "", "nowhere"])
+    parts.redis.sadd(recovery.registry_key(parts), token)
+    parts.redis.hset(key(parts, f"unacked:{token}"), "tag", message)
+    parts.redis.zadd(key(parts, f"unacked_index:{token}"), {"tag": time.time()})
+    parts.redis.set(key(parts, f"unacked_mutex:{token}"), "another rescuer", ex=60)
+    recovery.redeliver(parts)
+    assert token in dead(parts, recovery)
+    parts.redis.delete(key(parts, f"unacked_mutex:{token}"))
+    recovery.redeliver(parts)
+    assert token not in dead(parts, recovery)
+    assert parts.redis.exists(key(parts, f"unacked:{token}")) == 0
+
+
+# --------------------------------------------------------------------------- vanished messages
+
+
+def test_questions_whose_messages_vanished_are_sent_again(
+    client: Client, parts: Parts, facts: KnowledgeBase, recovery: ModuleType
+) -> None:
+    """Given a Redis that forgot a queue, the rows are still there, and answered in a new epoch."""
+    questions = [asked(client, parts, facts, age=LONG_AGO) for _ in range(3)]
+    for question in questions:
+        send(question, "control")
+    assert recovery.reconcile_questions(parts) == 0
+    assert parts.redis.delete(key(parts, "control")) == 1
+    assert recovery.reconcile_questions(parts) == 3
+    for question in questions:
+        assert "Caspian" in answered(client, question)
+    assert [epoch(parts, question) for question in questions] == [1, 1, 1]
+
+
+def test_a_question_past_its_deadline_is_failed_and_everyone_told(
+    client: Client, parts: Parts, facts: KnowledgeBase, recovery: ModuleType
+) -> None:
+    late = asked(client, parts, facts, age=LONG_AGO, timeout=-10)
+    assert recovery.reconcile_questions(parts) == 1
+    with pytest.raises(DeadlineExceeded):
+        client.result(late.id)
+    assert parts.questions.find(late.id).status == "failed"
+    (event,) = parts.streams.read(late.id, "0", block=1)
+    assert (event.kind, event.value["code"]) == ("error", "DeadlineExceeded")
+    assert recovery.reconcile_questions(parts) == 0
+
+
+def test_a_question_that_waits_in_a_queue_is_left_alone(
+    client: Client, parts: Parts, facts: KnowledgeBase, recovery: ModuleType
+) -> None:
+    question = asked(client, parts, facts, age=LONG_AGO)
+    send(question, "control")
+    assert recovery.reconcile_questions(parts) == 0
+    assert waiting(parts) == 1
+    let_go(parts, "ask")
+    answered(client, question)
+    assert epoch(parts, question) == 0
+
+
+def test_a_question_that_a_worker_holds_is_left_alone(
+    client: Client, parts: Parts, facts: KnowledgeBase, recovery: ModuleType, standin: StandInProcess
+) -> None:
+    standin.configure(first_token=1.5)
+    question = asked(client, parts, facts, age=LONG_AGO)
+    send(question)
+    standin.wait_for(lambda counters: counters["in_flight"] == 1)
+    assert recovery.reconcile_questions(parts) == 0
+    answered(client, question)
+    assert (epoch(parts, question), standin.counters()["calls"]) == (0, {"chat 200": 1})
+
+
+def test_a_question_that_waits_for_its_next_attempt_is_left_alone(
+    client: Client, parts: Parts, facts: KnowledgeBase, recovery: ModuleType, standin: StandInProcess
+) -> None:
+    standin.configure(faults=[{"kind": "status", "status": 429, "endpoint": "chat", "count": 1, "retry_after": 1.5}])
+    question = asked(client, parts, facts, age=LONG_AGO)
+    send(question)
+    standin.wait_for(lambda counters: counters["calls"].get("chat 429") == 1)
+    assert recovery.reconcile_questions(parts) == 0
+    answered(client, question)
+    assert epoch(parts, question) == 0
+
+
+def test_a_question_that_was_just_submitted_is_left_alone(
+    client: Client, parts: Parts, facts: KnowledgeBase, recovery: ModuleType
+) -> None:
+    """Its row is written before its message is sent."""
+    question = asked(client, parts, facts)
+    assert recovery.reconcile_questions(parts) == 0
+    assert epoch(parts, question) == 0
+    send(question)
+    answered(client, question)
+
+
+# --------------------------------------------------------------------------- runs
+
+
+def silent(parts: Parts, run_id: str) -> None:
+    execute(parts, "UPDATE runs SET heartbeat_at = now() - interval '1 hour' WHERE id = :id", id=run_id)
+
+
+def over(parts: Parts, run_id: str) -> str:
+    return eventually(lambda: (found := parts.runs.find(run_id).status) != "running" and found, within=30) or ""
+
+
+def test_a_run_whose_messages_vanished_goes_on_where_it_was(
+    parts: Parts, kb: KnowledgeBase, docs: Path, recovery: ModuleType
+) -> None:
+    write(docs, a="Owls hunt at night.", b="Bread rises.")
+    run_id = started(parts, kb, docs)
+    assert recovery.reconcile_runs(parts) == 0, "it was heard of a moment ago"
+    silent(parts, run_id)
+    assert recovery.reconcile_runs(parts) == 1
+    assert over(parts, run_id) == "done"
+    assert (parts.runs.find(run_id).epoch, counts(parts, run_id)) == (1, {"done": 2})
+    assert live_texts(parts, kb) == ["Bread rises.", "Owls hunt at night."]
+
+
+def test_a_run_that_waits_in_a_queue_is_left_alone(
+    parts: Parts, kb: KnowledgeBase, docs: Path, recovery: ModuleType
+) -> None:
+    from tasks import canvases
+
+    write(docs, a="Owls hunt at night.")
+    run_id = started(parts, kb, docs)
+    canvases.start(run_id).apply_async(queue="control")
+    silent(parts, run_id)
+    assert recovery.reconcile_runs(parts) == 0
+    let_go(parts, "ingest")
+    assert over(parts, run_id) == "done"
+    assert parts.runs.find(run_id).epoch == 0
+
+
+def test_a_run_whose_lister_was_killed_is_ended_with_what_to_do(
+    parts: Parts, kb: KnowledgeBase, docs: Path, recovery: ModuleType
+) -> None:
+    write(docs, a="Owls hunt at night.")
+    run_id = manifest(parts, kb, docs)
+    recovery.reconcile_runs(parts)
+    assert parts.runs.find(run_id).status == "discovering"
+    silent(parts, run_id)
+    recovery.reconcile_runs(parts)
+    run = parts.runs.find(run_id)
+    assert run.status == "failed"
+    assert run.error is not None
+    assert "Ingest again" in run.error["hint"]
+
+
+# --------------------------------------------------------------------------- the sweep
+
+
+def test_the_worker_sweeps_when_it_is_asked_to(app: Any, client: Client, parts: Parts, facts: KnowledgeBase) -> None:
+    question = asked(client, parts, facts, age=LONG_AGO)
+    app.tasks["control.sweep"].apply_async(queue="ask")
+    assert "Caspian" in answered(client, question)
+    assert epoch(parts, question) == 1
+
+
+@pytest.mark.parametrize("down", ["DATABASE_URL", "REDIS_URL"])
+def test_a_sweep_survives_that_a_service_is_down(
+    down: str, app: Any, parts: Parts, environment: Mapping[str, str], free_port: Callable[[], int]
+) -> None:
+    """What can't be done now is done by a later one."""
+    from tasks import runtime
+
+    scheme = "postgresql" if down == "DATABASE_URL" else "redis"
+    urls = {name: environment[name] for name in ("REDIS_URL", "DATABASE_URL")}
+    urls[down] = f"{scheme}://127.0.0.1:{free_port()}/0"
+    crippled = Parts(settings.Settings(**urls, namespace=parts.settings.namespace, connect_timeout=1))  # type: ignore[arg-type]
+    runtime.use(crippled)
+    try:
+        done = app.tasks["control.sweep"]()
+    finally:
+        runtime.use(parts)
+        crippled.close()
+    assert ("redeliver" in done) == (down == "DATABASE_URL")
+    assert not {"reconcile_questions", "reconcile_runs"} & set(done) or down == "REDIS_URL"
+
+
+def test_a_failure_is_told_where_it_can_be_told_though_the_ledger_is_down(
+    client: Client, parts: Parts, facts: KnowledgeBase, free_port: Callable[[], int], environment: Mapping[str, str]
+) -> None:
+    from tasks import outcome, runtime
+
+    question = asked(client, parts, facts)
+    urls = {"REDIS_URL": environment["REDIS_URL"], "DATABASE_URL": f"postgresql://127.0.0.1:{free_port()}/x"}
+    crippled = Parts(settings.Settings(**urls, namespace=parts.settings.namespace, connect_timeout=1))  # type: ignore[arg-type]
+    runtime.use(crippled)
+    try:
+        outcome.fail_question(question.id, DeadlineExceeded("No answer came in time."), 0)
+    finally:
+        runtime.use(parts)
+        crippled.close()
+    with pytest.raises(CeleriacError, match="No answer came in time"):
+        client.result(question.id)
+    assert parts.streams.read(question.id, "0", block=1)[-1].kind == "error"
+    parts.questions.fail(question.id, DeadlineExceeded("No answer came in time."), epoch=0)
