@@ -69,6 +69,11 @@ class KnowledgeBase(Value):
     chunks: int = 0
 
     @property
+    def vector_space(self) -> str:
+        """What makes two vectors comparable: model and size. The key of vectors in the cache."""
+        return f"{self.embedding_model}/{self.dimensions}"
+
+    @property
     def index(self) -> IndexRef:
         """The address of its vectors."""
         return IndexRef(kb_id=self.id, model=self.embedding_model, dimensions=self.dimensions)
@@ -227,11 +232,12 @@ class AnswerEvent(Value):
     """One thing that happened to an answer while it was written; ``position`` is where a reader goes on from.
 
     ``begin``: an attempt starts, its number is ``value``, and what came before is void · ``text``: a piece ·
-    ``done`` · ``error``: the error's JSON.
+    ``done`` · ``error``: the error's JSON. ``writer`` tells deliveries apart that write at the same time.
     """
 
     kind: Literal["begin", "text", "done", "error"]
     value: Any = None
+    writer: str = ""
     position: str
 
 

@@ -8,11 +8,13 @@ from celery import Celery, signals
 
 from pipeline import logs
 from tasks import heartbeat, runtime
+from tasks.reconnection import GiveBack
 
 runtime.prepare_process()
 
 app = Celery("celeriac", include=["tasks.ask", "tasks.ingest", "tasks.control"])
 app.config_from_object("celeryconfig")
+app.steps["consumer"].add(GiveBack)
 
 
 @signals.setup_logging.connect

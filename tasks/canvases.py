@@ -49,6 +49,11 @@ def start(run_id: str, epoch: int = 0) -> Any:
     return first
 
 
+def epoch_of(wave_number: int) -> int:
+    """The epoch of a run that a wave belongs to."""
+    return wave_number // _WAVES_PER_EPOCH
+
+
 def end(run_id: str) -> Any:
     """The last task of a run."""
     finalize = app.signature("ingest.finalize", args=(run_id,), task_id=f"{run_id}.end")

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.ask.question import new_question
-from pipeline.errors import CeleriacError, DeadlineExceeded, wrap
+from pipeline.errors import CeleriacError, Conflict, DeadlineExceeded, wrap
 from pipeline.types import Answer, AnswerEvent, AskOptions, Question
 from pipeline.wiring import Parts
 from tasks import ask as _ask  # noqa: F401 - Celery must know which results it is to ignore
@@ -69,13 +69,16 @@ class Client:
         """Pieces of the answer as they are written, from the first or from a ``position`` seen before; ends when the
         question does. Raises DeadlineExceeded, at the latest some seconds after the question's deadline.
         """
+        writer = ""
         while True:
             events = self._parts.streams.read(question.id, position, block=_LOOK_EVERY)
             for event in events:
                 position = event.position
                 if event.kind in ("done", "error"):
                     return
-                yield event
+                writer = event.writer if event.kind == "begin" else writer or event.writer
+                if event.writer == writer:
+                    yield event
             if not events and self._is_over(question.id):
                 return
             if time.time() > question.deadline + _GRACE:
@@ -106,7 +109,8 @@ class Client:
 
     def start_run(self, run_id: str) -> None:
         """Hand a run whose manifest is complete to the workers."""
-        self._parts.runs.start(run_id)
+        if not self._parts.runs.start(run_id):
+            raise Conflict(f"Run {run_id} is over already.", "Ingest again.")
         try:
             with reaching_redis():
                 canvases.start(run_id).apply_async()

@@ -85,7 +85,6 @@ class _Heartbeat:
         self._process = psutil.Process()
 
     def start(self) -> None:
-        self._beat()
         for name, loop in (("heartbeat", self._beat_for_ever), ("stalls", self._watch_stalls)):
             threading.Thread(target=loop, name=name, daemon=True).start()
 
@@ -95,11 +94,12 @@ class _Heartbeat:
             self._parts.redis.delete(report_key(self._parts, celeryconfig.worker_token))
 
     def _beat_for_ever(self) -> None:
-        while not self._over.wait(self._parts.settings.heartbeat_ttl / 4):
+        while not self._over.is_set():
             try:
                 self._beat()
             except Exception as error:  # noqa: BLE001 - no failure may end the only sign of life
                 _log.warning("heartbeat not sent", error=str(error))
+            self._over.wait(self._parts.settings.heartbeat_ttl / 4)
 
     def _beat(self) -> None:
         settings = self._parts.settings

@@ -13,6 +13,7 @@ from pipeline import settings
 from pipeline.errors import CeleriacError, wrap
 from pipeline.ingest import flow
 from pipeline.types import Batch
+from pipeline.wiring import Parts
 from tasks import canvases, runtime
 from tasks.app import app
 from tasks.base import StageTask
@@ -44,8 +45,16 @@ def _stage(task: StageTask, name: str, data: dict[str, Any]) -> dict[str, Any]:
         with task.attempt(run=batch.run_id, batch=str(batch.number)):
             flow.run_stage(name, batch, parts)
     except CeleriacError as error:
-        flow.give_up(batch, error, parts)
+        _give_up(batch, error, parts)
     return batch.encode()
+
+
+def _give_up(batch: Batch, error: CeleriacError, parts: Parts) -> None:
+    try:
+        flow.give_up(batch, error, parts)
+    except CeleriacError as down:
+        # The ledger itself is down. The items stay open, and the next wave takes them.
+        _log.warning("batch left open", run=batch.run_id, batch=batch.number, error=str(down))
 
 
 @app.task(bind=True, base=StageTask, name="ingest.parse", ignore_result=True, soft_time_limit=_PARSE_TIMEOUT)
@@ -79,8 +88,9 @@ def next_wave(task: StageTask, _batches: list[int], run_id: str, number: int) ->
     """Send the batches that still have work, a bounded number at a time, or the end of the run if there are none."""
     with task.attempt(run=run_id):
         parts = runtime.parts()
-        if parts.runs.find(run_id).status != "running":
-            return
+        run = parts.runs.find(run_id)
+        if run.status != "running" or canvases.epoch_of(number) != run.epoch:
+            return  # over, or gone on with under a later epoch
         batches = parts.runs.wave(run_id, parts.settings.wave_batches)
         canvas = canvases.wave(run_id, batches, number) if batches else canvases.end(run_id)
         canvas.apply_async()
@@ -96,5 +106,7 @@ def finalize(task: StageTask, run_id: str) -> None:
 @app.task(name="ingest.failed", ignore_result=True)
 def failed(_request: Any, error: BaseException, _traceback: Any, run_id: str) -> None:
     """The errback of a wave's body and of finalize."""
-    _log.error("run failed", run=run_id, error=str(error))
-    runtime.parts().runs.finish(run_id, "failed", error=wrap(error))
+    cause = wrap(error)
+    _log.error("run interrupted", run=run_id, error=str(cause))
+    if not cause.retryable:  # else the sweep goes on with it
+        runtime.parts().runs.finish(run_id, "failed", error=cause)

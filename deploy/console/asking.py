@@ -170,7 +170,10 @@ def _ask_here(parts: Parts, question: Question, *, quiet: bool) -> Answer:
 
     parts.questions.submit(question)
     try:
-        return flow.run(question, parts, _Screen(quiet))
+        screen = _Screen(quiet)
+        answer = flow.run(question, parts, screen)
+        screen.correct(answer)
+        return answer
     except Exception as error:
         parts.questions.fail(question.id, wrap(error), epoch=question.epoch)
         raise
@@ -190,6 +193,7 @@ def _follow(client: Client, question: Question, *, quiet: bool) -> Answer:
         raise
     if answer is None:
         raise NotFound("The result is not there any more.", f"Try `manage.py result {question.id}`.")
+    screen.correct(answer)
     return answer
 
 
@@ -199,17 +203,26 @@ class _Screen:
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
         self._begun = False
+        self._shown: list[str] = []
 
     def open(self, question_id: str, attempt: int) -> AnswerWriter:
         if self._begun and not self._quiet:
             note("\n(a worker was lost or a call failed: the answer starts again)")
         self._begun = True
+        self._shown.clear()
         return self
 
     def write(self, text: str) -> None:
         if not self._quiet:
+            self._shown.append(text)
             sys.stdout.write(plain(text))
             sys.stdout.flush()
+
+    def correct(self, answer: Answer) -> None:
+        """Print the answer as it was recorded where that differs from what was seen, as after a citation of nothing."""
+        if not self._quiet and "".join(self._shown).strip() != answer.text.strip():
+            note("\n(as checked and recorded:)")
+            say(answer.text)
 
     def close(self) -> None:
         pass

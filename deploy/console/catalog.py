@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,14 +78,16 @@ def kb_delete(name: Name, tenant: Tenant = "default", yes: Yes = False, as_json:
     counts = parts.knowledge_bases.counts(kb.id)
     if not yes:
         typer.confirm(f"Delete {name!r} with {counts['documents']} documents?", abort=True)
-    if kb.store == parts.settings.store_name:
-        parts.store.drop(kb.index, timeout=parts.settings.write_timeout)
-    else:
+    if kb.store != parts.settings.store_name:
         raise BadSettings(
             f"Knowledge base {name!r} lives in {kb.store}, but {parts.settings.store_name} is in use.",
             f"Set CELERIAC_STORE={kb.store} to delete its vectors too.",
         )
+    timeout = parts.settings.write_timeout
+    parts.runs.cancel_all(kb.id)
+    parts.store.drop(kb.index, timeout=timeout)
     parts.knowledge_bases.delete(kb.id)
+    parts.store.drop(kb.index, timeout=timeout)  # a batch under way may have written once more
     say_json({"deleted": name, **counts}) if as_json else note(f"Deleted {name!r}.")
 
 
@@ -161,5 +164,5 @@ def docs_delete(
 def _document(parts: Parts, kb_id: str, name: str) -> dict[str, Any]:
     """By id or key; a file may also be named as the shell knows it."""
     path = Path(name)
-    known = encode_path(path.absolute()) if path.exists() else name
+    known = encode_path(os.path.abspath(path)) if path.exists() else name
     return parts.passages.document(kb_id, known)

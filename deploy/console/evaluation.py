@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +37,7 @@ def evaluate(
     collection = evaluation.load_collection(folder, limit)
     tenant, name = "default", f"eval-{folder.resolve().name}"
     options = RunOptions(
-        roots=(encode_path(collection.corpus.absolute()),),
+        roots=(encode_path(os.path.abspath(collection.corpus)),),
         fields=RecordFields(text=("text",), title="title", id="_id"),
         prune=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -51,7 +52,7 @@ def ingest(
     """
     parts = current_parts()
     fields = RecordFields(text=tuple(text_field or ()), title=title_field, id=id_field)
-    options = RunOptions(roots=tuple(encode_path(path.absolute()) for path in paths), fields=fields, prune=prune)
+    options = RunOptions(roots=tuple(encode_path(os.path.abspath(path)) for path in paths), fields=fields, prune=prune)
     run_id, skipped = start_run(parts, tenant, kb, paths, options, quiet=as_json)
     if detach:
         say_json({"run": run_id, "skipped": skipped}) if as_json else say(run_id)
@@ -84,7 +85,7 @@ def start_run(
     skipped: list[str] = []
 
     def on_skip(path: Path, reason: str) -> None:
-        if options.prune and path.is_dir():
+        if options.prune and _is_folder(path):
             hint = "Make it readable, or ingest without --prune: its documents would count as vanished."
             raise UnreadableSource(f"{path}: {reason}.", hint)
         skipped.append(str(path))
@@ -230,3 +231,10 @@ def _print_summary(summary: dict[str, Any]) -> None:
         raise from_json(summary["error"])
     if summary["status"] == "failed":
         raise InternalFault("The run failed.")
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return True  # not even that can be seen: it may be one

@@ -1,13 +1,15 @@
 """Answers on their way to readers: one Redis Stream per question, with a time to live.
 
-An entry has one field, ``e``, holding JSON: ``["begin", attempt]``, ``["text", piece]``, ``["done"]`` or
-``["error", error]``. The stream of a question is new, so position ``0`` is before its first entry: a reader that
-starts late, or again, misses nothing.
+An entry has one field, ``e``, holding JSON: ``["begin", attempt, writer]``, ``["text", piece, writer]``, ``["done"]``
+or ``["error", error]``. A writer is a name of its own for each time a worker begins the answer: of two deliveries that
+write at once a reader follows the one that began last. The stream of a question is new, so position ``0`` is before its
+first entry: a reader that starts late, or again, misses nothing.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,13 +54,14 @@ class AnswerStreams:
 
     def open(self, question_id: str, attempt: int) -> StreamWriter:
         """A writer that announces its attempt: a reader forgets what an earlier one wrote."""
-        self.append(question_id, "begin", attempt)
-        return StreamWriter(self, question_id)
+        writer = secrets.token_hex(4)
+        self.append(question_id, "begin", attempt, writer)
+        return StreamWriter(self, question_id, writer)
 
-    def append(self, question_id: str, kind: str, value: Any = None) -> None:
+    def append(self, question_id: str, kind: str, value: Any = None, writer: str = "") -> None:
         """Add one entry and renew the time to live, in one round trip."""
         key = self._prefix + question_id
-        entry = json.dumps([kind] if value is None else [kind, value], ensure_ascii=False)
+        entry = json.dumps([kind] if value is None else [kind, value, writer], ensure_ascii=False)
         with translating(), self._client.pipeline(transaction=False) as pipe:
             pipe.xadd(key, {"e": entry}, maxlen=_LONGEST, approximate=True)
             pipe.expire(key, self._ttl)
@@ -77,10 +80,11 @@ class AnswerStreams:
 class StreamWriter:
     """Sends the first piece at once and joins those that follow quickly."""
 
-    def __init__(self, streams: AnswerStreams, question_id: str) -> None:
+    def __init__(self, streams: AnswerStreams, question_id: str, writer: str) -> None:
         """Made by :meth:`AnswerStreams.open`."""
         self._streams = streams
         self._question_id = question_id
+        self._writer = writer
         self._pending: list[str] = []
         self._sent = 0.0
 
@@ -93,7 +97,7 @@ class StreamWriter:
     def close(self) -> None:
         """Send what is held back."""
         if self._pending:
-            self._streams.append(self._question_id, "text", "".join(self._pending))
+            self._streams.append(self._question_id, "text", "".join(self._pending), self._writer)
             self._pending.clear()
             self._sent = time.monotonic()
 
@@ -117,6 +121,6 @@ def translating() -> Iterator[None]:
 
 def _event(entry_id: bytes | str, fields: dict[Any, Any]) -> AnswerEvent:
     raw = next(iter(fields.values()))
-    kind, *rest = json.loads(raw)
+    kind, value, writer = [*json.loads(raw), None, ""][:3]
     position = entry_id.decode() if isinstance(entry_id, bytes) else entry_id
-    return AnswerEvent(kind=kind, value=rest[0] if rest else None, position=position)
+    return AnswerEvent(kind=kind, value=value, writer=writer or "", position=position)

@@ -38,7 +38,11 @@ def chunk(items: Sequence[RunItem], run: Run, *, manifest: Manifest, documents: 
     drafts = {draft.document_id: draft for draft in documents.drafts([_version(item) for item in items])}
     made: dict[int, list[DraftChunk]] = {}
     errors: dict[int, CeleriacError] = {}
+    # A draft that is gone was overtaken: another run has made a newer generation live.
+    overtaken = [item for item in items if str(item.document_id) not in drafts]
     for item in items:
+        if item in overtaken:
+            continue
         try:
             made[item.number] = _chunks(drafts[str(item.document_id)], run.kb.id, chunker)
         except Exception as error:  # noqa: BLE001 - whatever the chunker throws is the fate of one document
@@ -47,6 +51,7 @@ def chunk(items: Sequence[RunItem], run: Run, *, manifest: Manifest, documents: 
     documents.save_chunks(run.kb.id, [_version(item) for item in items if item.number in made], chunks)
     manifest.fail(run.id, errors)
     rows = [{"number": number, "status": "chunked", "chunks": len(pieces)} for number, pieces in made.items()]
+    rows += [{"number": item.number, "status": "unchanged"} for item in overtaken]
     manifest.advance(run.id, rows)
     return len(chunks)
 

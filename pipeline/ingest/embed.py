@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from pipeline.errors import ModelMismatch
 from pipeline.seams import Embedder
 from pipeline.types import DraftChunk, Run, RunItem, Vector
 
+# Texts embedded between two saves: a failure in a large document must not throw away what was paid for.
+_PAGE = 1024
+
 
 class EmbeddingCache(Protocol):
-    """Vectors by model and text hash, shared by all workers."""
+    """Vectors by space (model and size) and text hash, shared by all workers."""
 
-    def known(self, model: str, hashes: Sequence[str]) -> set[str]:
+    def known(self, space: str, hashes: Sequence[str]) -> set[str]:
         """Those of ``hashes`` that have a vector."""
 
-    def save(self, model: str, vectors: Mapping[str, Vector]) -> None:
+    def save(self, space: str, vectors: Mapping[str, Vector]) -> None:
         """Add vectors by hash."""
 
 
@@ -49,12 +53,23 @@ def embed(
     """
     found = chunks.chunks([(str(item.document_id), item.generation or 0) for item in items])
     texts = {chunk.embed_hash: chunk.indexed_text for chunk in found}
-    missing = sorted(set(texts) - cache.known(run.kb.embedding_model, list(texts)))
-    if missing:
-        vectors = embedder.embed([texts[key] for key in missing], timeout=timeout).vectors
-        cache.save(run.kb.embedding_model, dict(zip(missing, vectors, strict=True)))
+    missing = sorted(set(texts) - cache.known(run.kb.vector_space, list(texts)))
+    for first in range(0, len(missing), _PAGE):
+        page = missing[first : first + _PAGE]
+        vectors = embedder.embed([texts[key] for key in page], timeout=timeout).vectors
+        _require_size(vectors, run)
+        cache.save(run.kb.vector_space, dict(zip(page, vectors, strict=True)))
     manifest.advance(run.id, _rows(items, found, set(missing)))
     return len(missing)
+
+
+def _require_size(vectors: Sequence[Vector], run: Run) -> None:
+    wrong = next((len(vector) for vector in vectors if len(vector) != run.kb.dimensions), None)
+    if wrong is not None:
+        raise ModelMismatch(
+            f"The embedding model gave {wrong} dimensions, the knowledge base has {run.kb.dimensions}.",
+            "Set CELERIAC_EMBEDDING_DIMENSIONS to the size it was built with.",
+        )
 
 
 def _rows(items: Sequence[RunItem], chunks: Sequence[DraftChunk], embedded: set[str]) -> list[dict[str, Any]]:

@@ -10,11 +10,14 @@ from pipeline.ingest.removal import Superseded, retire
 from pipeline.seams import IndexWriter
 from pipeline.types import DraftChunk, IndexEntry, Run, RunItem, Vector
 
+# Chunks written to the store in one call.
+_PAGE = 1000
+
 
 class Vectors(Protocol):
-    """Vectors by model and text hash."""
+    """Vectors by space (model and size) and text hash."""
 
-    def load(self, model: str, hashes: Sequence[str]) -> Mapping[str, Vector]:
+    def load(self, space: str, hashes: Sequence[str]) -> Mapping[str, Vector]:
         """Vectors by hash."""
 
 
@@ -26,6 +29,9 @@ class Documents(Superseded, Protocol):
 
     def switch(self, versions: Sequence[tuple[str, int]]) -> None:
         """Make these generations live."""
+
+    def outdated(self, versions: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Those whose document is gone, or live at a newer generation."""
 
 
 class Manifest(Protocol):
@@ -52,8 +58,12 @@ def upsert(
     """
     versions = [(str(item.document_id), item.generation or 0) for item in items]
     chunks = documents.chunks(versions)
-    store.upsert(run.kb.index, _entries(chunks, vectors, run), timeout=timeout)
+    for first in range(0, len(chunks), _PAGE):
+        store.upsert(run.kb.index, _entries(chunks[first : first + _PAGE], vectors, run), timeout=timeout)
     documents.switch(versions)
+    # Another run may have gone further with the same document, or somebody deleted it: what came too late goes again.
+    late = documents.outdated(versions)
+    store.delete(run.kb.index, [c.id for c in chunks if (c.document_id, c.generation) in late], timeout=timeout)
     ids = [document for document, _ in versions]
     retire(ids, run.kb.index, documents=documents, store=store, timeout=timeout)
     manifest.advance(run.id, [{"number": item.number, "status": "done"} for item in items])
@@ -61,7 +71,7 @@ def upsert(
 
 
 def _entries(chunks: Sequence[DraftChunk], vectors: Vectors, run: Run) -> list[IndexEntry]:
-    found = vectors.load(run.kb.embedding_model, list({chunk.embed_hash for chunk in chunks}))
+    found = vectors.load(run.kb.vector_space, list({chunk.embed_hash for chunk in chunks}))
     missing = sum(chunk.embed_hash not in found for chunk in chunks)
     if missing:
         raise InternalFault(f"{missing} of {len(chunks)} chunks have no vector, though their batch was embedded.")

@@ -97,7 +97,8 @@ def _write_corpus(folder: Path, count: int) -> Path:
         for number in range(count):
             text = (
                 f"Part {number} of the plant is called unit{number}. Unit{number} runs at {number * 7 % 1000} degrees "
-                f"and is checked every {number % 29 + 1} days by team{number % 13}. It was built in {1950 + number % 70}."
+                f"and is checked every {number % 29 + 1} days by team{number % 13}. "
+                f"It was built in {1950 + number % 70}."
             )
             lines.write(json.dumps({"id": f"unit{number}", "title": f"Unit {number}", "text": text}) + "\n")
     return path

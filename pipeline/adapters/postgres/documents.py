@@ -49,7 +49,15 @@ SELECT r.id, :kb_id, r.document_id, r.generation, r.ordinal, r.text, r.context, 
 FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id uuid, document_id uuid, generation integer, ordinal integer,
     text text, context text, start integer, "end" integer, page integer, section text, tokens integer,
     embed_hash text)
+-- A draft that a newer generation has done away with gets no chunks.
+JOIN document_versions v ON v.document_id = r.document_id AND v.generation = r.generation
 ON CONFLICT (id) DO NOTHING
+""")
+_OUTDATED = sa.text("""
+SELECT r.document_id::text, r.generation
+FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(document_id uuid, generation integer)
+LEFT JOIN documents d ON d.id = r.document_id
+WHERE d.id IS NULL OR coalesce(d.live_generation, 0) > r.generation
 """)
 _CHUNKS = sa.text("""
 SELECT c.id::text, c.document_id::text, c.generation, c.ordinal, c.text, c.context, c.start_char AS start,
@@ -80,6 +88,8 @@ SELECT d.id::text FROM documents d
 WHERE d.kb_id = :kb_id
   AND EXISTS (SELECT FROM unnest(CAST(:roots AS text[])) AS root
               WHERE d.origin = root OR starts_with(d.origin, rtrim(root, '/') || '/'))
+  -- What another run has added since this one listed its sources has not vanished.
+  AND d.updated_at < (SELECT created_at FROM runs WHERE id = :run_id)
   AND NOT EXISTS (SELECT FROM run_items i WHERE i.run_id = :run_id AND i.key = d.key)
   AND NOT EXISTS (SELECT FROM run_items i WHERE i.run_id = :run_id AND i.status NOT IN ('done', 'unchanged')
                   AND i.source->>'origin' = d.origin)
@@ -147,6 +157,11 @@ class Documents:
         """
         with transaction(self._engine) as connection:
             connection.execute(_SWITCH, {"rows": _versions(versions)})
+
+    def outdated(self, versions: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Those whose document is gone, or live at a newer generation."""
+        with transaction(self._engine) as connection:
+            return {(row[0], row[1]) for row in connection.execute(_OUTDATED, {"rows": _versions(versions)})}
 
     def superseded_chunks(self, document_ids: Sequence[str]) -> list[str]:
         """Ids of chunks that belong to generations older than the live one."""

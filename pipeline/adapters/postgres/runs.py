@@ -78,6 +78,10 @@ _FINISH = sa.text("""
 UPDATE runs SET status = :status, error = CAST(:error AS jsonb), pruned = :pruned, finished_at = now()
 WHERE id = :id AND status IN ('discovering', 'running')
 """)
+_CANCEL_ALL = sa.text("""
+UPDATE runs SET status = 'cancelled', finished_at = now()
+WHERE kb_id = :kb_id AND status IN ('discovering', 'running')
+""")
 _CANCEL_ITEMS = sa.text("""
 UPDATE run_items SET status = 'cancelled', updated_at = now()
 WHERE run_id = :id AND status IN ('queued', 'parsed', 'chunked', 'embedded')
@@ -87,7 +91,8 @@ UPDATE runs SET epoch = epoch + 1, heartbeat_at = now() WHERE id = :id AND statu
 """)
 _SILENT = sa.text("""
 SELECT id::text, status FROM runs
-WHERE status IN ('discovering', 'running') AND heartbeat_at < now() - make_interval(secs => :seconds)
+WHERE status = 'running' AND heartbeat_at < now() - make_interval(secs => :seconds)
+   OR status = 'discovering' AND heartbeat_at < now() - make_interval(secs => :listing_seconds)
 """)
 _ORIGINS = sa.text("""
 SELECT DISTINCT document_id::text FROM run_items WHERE run_id = :run_id AND document_id IS NOT NULL
@@ -136,10 +141,10 @@ class Runs:
             connection.execute(_ADD, {"run_id": run_id, "rows": rows})
             connection.execute(_BEAT, {"id": run_id})
 
-    def start(self, run_id: str) -> None:
-        """The manifest is complete."""
+    def start(self, run_id: str) -> bool:
+        """The manifest is complete; False: the run is over already."""
         with transaction(self._engine) as connection:
-            connection.execute(_START, {"id": run_id})
+            return connection.execute(_START, {"id": run_id}).rowcount == 1
 
     def find(self, run_id: str) -> Run:
         """The run with its knowledge base; raises NotFound."""
@@ -231,16 +236,24 @@ class Runs:
                 connection.execute(_CANCEL_ITEMS, {"id": run_id})
         return changed
 
+    def cancel_all(self, kb_id: str) -> None:
+        """End all runs of a knowledge base that is about to be deleted."""
+        with transaction(self._engine) as connection:
+            connection.execute(_CANCEL_ALL, {"kb_id": kb_id})
+
     def resubmit(self, run_id: str) -> int | None:
         """Begin a new epoch of a running run; None: it is over."""
         with transaction(self._engine) as connection:
             epoch = connection.execute(_RESUBMIT, {"id": run_id}).scalar()
         return None if epoch is None else int(epoch)
 
-    def silent(self, seconds: float) -> list[tuple[str, RunStatus]]:
-        """Open runs nobody has worked on for so long, as (id, status)."""
+    def silent(self, seconds: float, listing_seconds: float = 300.0) -> list[tuple[str, RunStatus]]:
+        """Open runs nobody has worked on for so long, as (id, status); listing sources may take longer in silence."""
         with transaction(self._engine) as connection:
-            return [(row[0], row[1]) for row in connection.execute(_SILENT, {"seconds": seconds})]
+            return [
+                (row[0], row[1])
+                for row in connection.execute(_SILENT, {"seconds": seconds, "listing_seconds": listing_seconds})
+            ]
 
 
 def _run(row: Mapping[Any, Any]) -> Run:

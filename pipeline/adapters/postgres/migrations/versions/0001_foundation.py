@@ -75,13 +75,13 @@ CREATE TABLE chunks (
     FOREIGN KEY (document_id, generation) REFERENCES document_versions ON DELETE CASCADE
 );
 
--- Vectors by model and text: paid for once, shared by all workers; little-endian float32.
+-- Vectors by space (model and size) and text: paid for once, shared by all workers; little-endian float32.
 CREATE TABLE embeddings (
-    model text NOT NULL,
+    space text NOT NULL,
     hash bytea NOT NULL,
     vector bytea NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (model, hash)
+    PRIMARY KEY (space, hash)
 );
 
 CREATE TABLE runs (
@@ -119,6 +119,7 @@ CREATE TABLE run_items (
     CONSTRAINT run_items_key UNIQUE (run_id, key)
 );
 CREATE INDEX run_items_batch ON run_items (run_id, batch);
+CREATE INDEX run_items_open ON run_items (run_id, batch) WHERE status IN ('queued', 'parsed', 'chunked', 'embedded');
 
 CREATE TABLE questions (
     id uuid PRIMARY KEY,

@@ -1,0 +1,35 @@
+"""What a worker held when its connection to Redis broke goes back to the queues when it connects again.
+
+Celery gives such messages back on the connection that has just broken, which fails without a word, and forgets them.
+They stay under the worker's own key, and since the worker lives nobody rescues them (see ``tasks.recovery``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from celery import bootsteps
+from celery.worker import state
+
+import celeryconfig
+from tasks import runtime
+
+_log = structlog.get_logger(__name__)
+
+
+class GiveBack(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
+    """On every connection: what lies under our token and is not being run came over a connection that is gone."""
+
+    requires = ("celery.worker.consumer.connection:Connection",)
+
+    def start(self, parent: Any) -> None:
+        """Restore it, before the consumer asks for more."""
+        prefix = celeryconfig.broker_transport_options["global_keyprefix"]
+        keys: Any = runtime.parts().redis.hkeys(f"{prefix}unacked:{celeryconfig.worker_token}")
+        running = {request.message.delivery_tag for request in state.active_requests}
+        lost = {key.decode() for key in keys} - running
+        for tag in lost:
+            parent.connection.default_channel.qos.restore_by_tag(tag)
+        if lost:
+            _log.warning("messages given back after a reconnection", count=len(lost), kept=len(running))
