@@ -159,6 +159,20 @@ def test_a_follower_that_comes_late_or_again_misses_nothing(client: Client, fact
     assert list(client.follow(question, position=first[0].position)) == first[1:]
 
 
+def test_of_two_deliveries_that_write_at_once_one_is_heard(client: Client, parts: Parts, facts: KnowledgeBase) -> None:
+    """After Redis was restarted a question may run twice at the same moment; its reader must not see a mixture."""
+    question = client.question("Where does the river Volga flow?", kb=facts.name)
+    first = parts.streams.open(question.id, 1)
+    first.write("one ")
+    second = parts.streams.open(question.id, 1)
+    for writer, piece in ((first, "mixed "), (second, "whole "), (first, "up"), (second, "answer")):
+        writer.write(piece)
+        writer.close()
+    parts.streams.append(question.id, "done")
+    heard = [(event.kind, event.value) for event in client.follow(question)]
+    assert heard == [("begin", 1), ("text", "one "), ("begin", 1), ("text", "whole "), ("text", "answer")]
+
+
 def test_pieces_are_heard_while_the_model_still_writes(
     client: Client, facts: KnowledgeBase, standin: StandInProcess
 ) -> None:

@@ -360,3 +360,34 @@ def test_a_failure_is_told_where_it_can_be_told_though_the_ledger_is_down(
         client.result(question.id)
     assert parts.streams.read(question.id, "0", block=1)[-1].kind == "error"
     parts.questions.fail(question.id, DeadlineExceeded("No answer came in time."), epoch=0)
+
+
+def test_what_a_broken_connection_held_is_given_back_at_the_next_one(parts: Parts) -> None:
+    """Celery restores it over the connection that has just broken, which does nothing; its worker lives on."""
+    import celeryconfig
+    from tasks.app import app
+    from tasks.control import CANARIES
+    from tasks.reconnection import GiveBack
+
+    sent = {CANARIES["control"].apply_async((time.time(),)).id for _ in range(3)}
+    held = f"unacked:{celeryconfig.worker_token}"
+    with app.connection_for_read() as connection:
+        consumer = connection.SimpleQueue(celeryconfig.task_queues[-1], no_ack=False)
+        taken = {consumer.get(timeout=5).headers["id"] for _ in range(3)}
+        assert taken == sent
+        assert parts.redis.hlen(key(parts, held)) == 3
+        with app.connection_for_read() as fresh:
+            GiveBack(None).start(Connected(fresh))
+        assert parts.redis.hlen(key(parts, held)) == 0
+        waiting = {json.loads(message)["headers"]["id"] for message in parts.redis.lrange(key(parts, "control"), 0, -1)}
+        assert sent <= waiting
+        for message in parts.redis.lrange(key(parts, "control"), 0, -1):
+            if json.loads(message)["headers"]["id"] in sent:
+                parts.redis.lrem(key(parts, "control"), 1, message)
+
+
+class Connected:
+    """A consumer at the moment of its connection."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection

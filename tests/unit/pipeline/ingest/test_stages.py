@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.ask import flow as ask_flow
@@ -16,6 +17,7 @@ from pipeline.errors import InternalFault, ModelMismatch, NotFound, Unreachable
 from pipeline.ingest import flow
 from pipeline.ingest.chunk import chunk_id
 from pipeline.ingest.upsert import upsert
+from pipeline.seams import Embeddings
 from pipeline.types import AskOptions, Batch, IndexEntry, IndexRef, KnowledgeBase, ParsedDocument, Vector
 from pipeline.wiring import Parts
 from tests.installation import (
@@ -424,6 +426,76 @@ def test_prune_removes_what_has_vanished_under_the_paths_given_and_nothing_else(
     assert live_texts(parts, kb) == ["Bread of docs2.", "Owls of docs.", "Owls of docs2."]
     assert parts.knowledge_bases.find(kb.tenant, kb.name).chunks == 3
     assert consistent(parts, kb)
+
+
+def test_prune_keeps_what_another_run_has_added_meanwhile(parts: Parts, kb: KnowledgeBase, tmp_path: Path) -> None:
+    """A file that appears after this run has listed its sources, and that another run ingests, has not vanished."""
+    write(tmp_path, a="Owls hunt at night.")
+    slow = started(parts, kb, tmp_path, prune=True)
+    write(tmp_path, b="Bats hunt at night.")
+    ingest(parts, kb, tmp_path)
+    flow.run(slow, parts)
+    assert live_texts(parts, kb) == ["Bats hunt at night.", "Owls hunt at night."]
+
+
+def test_what_is_written_after_a_newer_generation_went_live_is_taken_out_again(
+    parts: Parts, kb: KnowledgeBase, tmp_path: Path
+) -> None:
+    """The slower of two runs writes to the store when its generation has been done away with: no orphan may stay."""
+    write(tmp_path, a="Owls hunt at night.")
+    slow = started(parts, kb, tmp_path)
+    run_stages(parts, slow, "parse", "chunk", "embed")
+    write(tmp_path, a="Owls sleep by day.")
+
+    class Overtaken:
+        """The store; before it writes, another run goes all the way."""
+
+        def upsert(self, *arguments: object, timeout: float) -> None:
+            if not overtaken:
+                overtaken.append(ingest(parts, kb, tmp_path))
+            parts.store.upsert(*arguments, timeout=timeout)  # type: ignore[arg-type]
+
+        def delete(self, *arguments: object, timeout: float) -> None:
+            parts.store.delete(*arguments, timeout=timeout)  # type: ignore[arg-type]
+
+    overtaken: list[str] = []
+    run_stages(with_(parts, store=Overtaken()), slow, "upsert")
+    assert overtaken
+    assert live_texts(parts, kb) == ["Owls sleep by day."]
+    assert stored_chunks(parts, kb) == live_chunks(parts, kb)
+
+
+def test_a_draft_that_was_overtaken_before_it_was_cut_is_no_failure(
+    parts: Parts, kb: KnowledgeBase, tmp_path: Path
+) -> None:
+    write(tmp_path, a="Owls hunt at night.")
+    slow = started(parts, kb, tmp_path)
+    run_stages(parts, slow, "parse")
+    write(tmp_path, a="Owls sleep by day.")
+    ingest(parts, kb, tmp_path)
+    flow.run(slow, parts)
+    assert counts(parts, slow) == {"unchanged": 1}
+    assert live_texts(parts, kb) == ["Owls sleep by day."]
+
+
+def test_vectors_of_another_size_never_enter_the_cache(parts: Parts, kb: KnowledgeBase, tmp_path: Path) -> None:
+    """They would be found there when the right size is asked for, and no operator would know why."""
+    write(tmp_path, a="A text of which somebody makes a vector that is too short.")
+    run_id = started(parts, kb, tmp_path)
+    run_stages(parts, run_id, "parse", "chunk")
+    with pytest.raises(ModelMismatch, match="gave 3 dimensions"):
+        run_stages(with_(parts, embedder=Short()), run_id, "embed")
+    run_stages(parts, run_id, "embed", "upsert")
+    assert counts(parts, run_id) == {"done": 1}
+
+
+class Short:
+    """An embedding model that was told another size."""
+
+    model, dimensions = "wordllama-256", 256
+
+    def embed(self, texts: Sequence[str], *, timeout: float) -> Embeddings:
+        return Embeddings(vectors=tuple(np.ones(3, dtype=np.float32) for _ in texts))
 
 
 def test_prune_keeps_the_records_of_a_file_that_can_not_be_read_now(
