@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     sweep_every: float = Field(default=3.0, ge=0.5)
     visibility_timeout: int = Field(default=3600, ge=60)
     task_events: bool = True
-    """Events for Flower; they cost about a tenth of a worker's time."""
+    """Events for Flower; they cost throughput (docs/celery.md)."""
     max_retries: int = Field(default=5, ge=0)
     retry_backoff: float = Field(default=0.5, gt=0)
     retry_backoff_max: float = Field(default=20.0, gt=0)
