@@ -113,9 +113,18 @@ class Settings(BaseSettings):
     # Ingest
     parse_timeout: float = Field(default=120.0, gt=0)
     """For the sources of one batch; the one that is being read when it ends fails."""
-    batch_documents: int = Field(default=64, ge=1)
-    batch_bytes: int = Field(default=512_000, ge=1)
-    wave_batches: int = Field(default=32, ge=1)
+    parse_memory_mb: int = Field(default=1024, ge=64)
+    """What a process of the parse pool may hold beyond what it starts with; a document that needs more fails."""
+    max_crashes: int = Field(default=3, ge=1)
+    """Workers that a document may take down, alone, before it is given up."""
+    ingest_patience: float = Field(default=3600.0, ge=0)
+    """How long a batch keeps trying while a service is down or refuses."""
+    batch_documents: int = Field(default=128, ge=1)
+    batch_tokens: int = Field(default=100_000, ge=1)
+    """Estimated from the size of the sources."""
+    wave_batches: int = Field(default=8, ge=1)
+    waves_at_once: int = Field(default=4, ge=1, le=64)
+    """Waves of a run under way side by side; with wave_batches it bounds what the broker holds."""
     embed_batch_texts: int = Field(default=256, ge=1, le=2048)
     embed_batch_tokens: int = Field(default=100_000, ge=1, le=300_000)
     embed_concurrency: int = Field(default=4, ge=1, le=64)

@@ -22,7 +22,9 @@ Outcome = Literal["answered", "not_in_knowledge_base"]
 AnswerMode = Literal["generated", "extractive", "none"]
 QuestionStatus = Literal["queued", "done", "failed", "cancelled"]
 RunStatus = Literal["discovering", "running", "done", "failed", "cancelled"]
-ItemStatus = Literal["queued", "parsed", "chunked", "embedded", "done", "unchanged", "failed", "cancelled"]
+RunKind = Literal["ingest", "reembed"]
+IngestStage = Literal["parse", "chunk", "embed", "upsert"]
+ItemStatus = Literal["queued", "done", "unchanged", "failed"]
 
 
 class Value(BaseModel):
@@ -260,6 +262,8 @@ class RecordFields(Value):
     text: tuple[str, ...] = ()
     title: str = ""
     id: str = ""
+    aliases: tuple[str, ...] = ()
+    metadata: tuple[str, ...] = ()
 
 
 class Source(Value):
@@ -287,11 +291,16 @@ class Block(Value):
 
 
 class ParsedDocument(Value):
-    """The text of a document and what is known about its parts; ``blocks`` are in order, may be empty."""
+    """The text of a document and what is known about its parts; ``blocks`` are in order, may be empty.
+
+    ``aliases`` are other names of what it is about, ``metadata`` is kept and shown as it is.
+    """
 
     text: str
     title: str = ""
     blocks: tuple[Block, ...] = ()
+    aliases: tuple[str, ...] = ()
+    metadata: dict[str, Any] = {}
 
 
 class Chunk(Value):
@@ -338,6 +347,8 @@ class DraftChunk(Value):
     section: str = ""
     tokens: int = 0
     embed_hash: str = ""
+    parent_start: int | None = None
+    parent_end: int | None = None
 
     @property
     def indexed_text(self) -> str:
@@ -359,6 +370,8 @@ class Draft(Value):
     content_hash: str
     text: str
     blocks: tuple[Block, ...] = ()
+    aliases: tuple[str, ...] = ()
+    metadata: dict[str, Any] = {}
 
 
 class Reading(Value):
@@ -378,31 +391,80 @@ class RunOptions(Value):
 
 
 class Run(Value):
-    """One ingest; ``epoch`` counts how often its work was sent again."""
+    """One ingest, or one building of a second index for another embedding model."""
 
     id: str
     kb: KnowledgeBase
     status: RunStatus
     options: RunOptions
-    epoch: int = 0
+    kind: RunKind = "ingest"
     pruned: int = 0
     error: dict[str, Any] | None = None
 
 
-MAX_ATTEMPTS = 3
-"""How often a stage of an item is begun before it is given up: each time the worker died before the stage ended."""
+class RunSummary(Value):
+    """One line of the list of runs; ``items`` counts sources, ``over`` those that have reached an end."""
+
+    id: str
+    kind: RunKind
+    tenant: str
+    kb: str
+    status: RunStatus
+    items: int
+    over: int
+    failed: int
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class Progress(Value):
+    """How far a run is, in sources: ``waiting`` counts those that are not over by the stage that comes next."""
+
+    waiting: dict[IngestStage, int] = {}
+    done: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    chunks: int = 0
+    embedded: int = 0
+
+    @property
+    def over(self) -> int:
+        """Sources that have reached an end."""
+        return self.done + self.unchanged + self.failed
+
+    @property
+    def total(self) -> int:
+        """All sources of the manifest."""
+        return self.over + sum(self.waiting.values())
+
+
+class Failure(Value):
+    """Why one source of a run failed: the error's JSON flattened, with the stage and the attempt it happened at."""
+
+    number: int
+    document: str
+    stage: str
+    attempt: int
+    code: str
+    message: str
+    hint: str = ""
+    http_status: int | None = None
+    retryable: bool = False
+    failed_at: datetime
 
 
 class RunItem(Value):
-    """One source of a run and how far it got; ``attempts`` are those at the stage that comes next."""
+    """One source of a run. ``suspect``: it was in a batch whose worker died; ``crashes``: how many workers died while
+    they had it alone.
+    """
 
     number: int
     key: str
     source: Source
-    status: ItemStatus
-    attempts: int = 0
     document_id: str | None = None
     generation: int | None = None
+    suspect: bool = False
+    crashes: int = 0
 
 
 class Batch(Value):
