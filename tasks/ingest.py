@@ -124,7 +124,7 @@ def finalize(task: StageTask, run_id: str) -> None:
 def failed(_request: Any, error: BaseException, _traceback: Any, run_id: str) -> None:
     """The errback of a wave's body and of finalize."""
     _log.error("run interrupted", run=run_id, error=str(wrap(error)))
-    # What is not ours comes from between the tasks: Celery couldn't send the next one, and gave up the whole chord. Such
-    # a run, and one that a service was missing to, goes on as soon as the sweep finds its lanes silent.
+    # What is not ours comes from between the tasks: Celery couldn't send the next one, and gave up the whole chord.
+    # Such a run, and one that a service was missing to, goes on as soon as the sweep finds its lanes silent.
     if isinstance(error, CeleriacError) and not error.retryable:
         runtime.parts().runs.finish(run_id, "failed", error=error)

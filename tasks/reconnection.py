@@ -19,9 +19,9 @@ from tasks import runtime
 _log = structlog.get_logger(__name__)
 
 
-class ForgivingQoS(transport.QoS):  # type: ignore[misc]  # kombu ships no types
-    """Gives back what it holds when its channel closes, if it can. Where the connection is what broke, it can't, and the
-    error would end the worker.
+class ForgivingQoS(transport.QoS):
+    """Gives back what it holds when its channel closes, if it can. Where the connection is what broke, it can't, and
+    the error would end the worker.
     """
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
