@@ -117,7 +117,8 @@ SELECT c.id::text FROM chunks c JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS
     ON c.document_id = r.document_id AND c.generation = r.generation
 """)
 _DISCARD = sa.text("""
-DELETE FROM document_versions v USING jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(document_id uuid, generation integer)
+DELETE FROM document_versions v
+USING jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(document_id uuid, generation integer)
 WHERE v.document_id = r.document_id AND v.generation = r.generation
 """)
 _CHUNK_IDS = sa.text("SELECT id::text FROM chunks WHERE document_id = ANY(CAST(:ids AS uuid[]))")
