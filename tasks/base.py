@@ -28,6 +28,7 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
 
     abstract = True
     max_retries = None  # attempt() counts
+    Request = "tasks.requests:CrashNotingRequest"
     throws = (CeleriacError,)  # attempt() logs them, and with a traceback what was none of ours before
 
     @contextmanager
