@@ -115,7 +115,7 @@ def _note_doubles(parts: Parts, run_id: str, found: int, *, quiet: bool) -> None
 def _manifest(parts: Parts, run_id: str, sources: Any) -> Iterator[int]:
     settings = parts.settings
     return write_manifest(
-        run_id, sources, ledger=parts.runs, max_documents=settings.batch_documents, max_bytes=settings.batch_bytes
+        run_id, sources, ledger=parts.runs, max_documents=settings.batch_documents, max_tokens=settings.batch_tokens
     )
 
 
