@@ -46,7 +46,6 @@ def test_cancelled_at_a_third_it_stops_at_once_and_resumed_it_pays_for_nothing_t
     # Each document is one text of its own, so that a clean run embeds as many.
     assert resumed["chunks"] == DOCUMENTS
     assert DOCUMENTS <= standin.counters()["texts"] <= DOCUMENTS + IN_FLIGHT * PER_BATCH
-    assert served.cli("kb", "show", "third", "--json").json["documents"] == DOCUMENTS
 
 
 class TestRetry:
@@ -101,7 +100,7 @@ class TestWatching:
     def test_a_watcher_sees_failures_as_they_come_and_may_leave(
         self, served: LiveStack, standin: StandInProcess, tmp_path: Path
     ) -> None:
-        standin.configure(embedding_latency=8.0)
+        standin.configure(embedding_latency=6.0)
         _texts(tmp_path, 2)
         (tmp_path / "broken.pdf").write_text("No PDF.")
         run_id = served.cli("ingest", tmp_path, "--kb", "left", "--detach").out.strip()
@@ -114,9 +113,8 @@ class TestWatching:
         assert watching.returncode == STOPPED
         assert f"manage.py runs watch {run_id}" in err.decode()
         assert "Traceback" not in err.decode()
-        (row,) = [run for run in served.cli("runs", "list", "--json").json if run["id"] == run_id]
-        assert row["status"] == "running"
-        assert served.cli("runs", "cancel", run_id).status == 0
+        assert served.sql("SELECT status FROM runs WHERE id = %s", run_id)[0]["status"] == "running"
+        assert served.settles()
 
 
 class TestListing:

@@ -47,7 +47,8 @@ def test_leaving_an_ingest_cancels_the_run(served: LiveStack, standin: StandInPr
     run = served.sql("SELECT id, status FROM runs ORDER BY created_at DESC LIMIT 1")[0]
     items = served.sql("SELECT status FROM run_items WHERE run_id = %s", run["id"])
     assert run["status"] == "cancelled"
-    assert {item["status"] for item in items} == {"cancelled"}
+    assert {item["status"] for item in items} == {"queued"}
+    assert f"manage.py runs resume {run['id']}" in err
     standin.wait_for(lambda seen: seen["in_flight"] == 0)
     # What was under way changes nothing any more; another ingest does it all.
     assert served.cli("docs", "list", "--kb", "cancelled", "--status", "live", "--json").json == []
