@@ -73,6 +73,10 @@ def failure_line(failure: Failure) -> str:
 def bars(progress: Progress, kind: RunKind, rate: float | None) -> Group:
     """A bar for each stage, and the headline below them."""
     grid = Table.grid(padding=(0, 1))
+    grid.add_column()
+    grid.add_column()
+    grid.add_column(justify="right")
+    grid.add_column(justify="right")
     for count in stage_counts(progress, kind):
         bar = ProgressBar(total=max(progress.total, 1), completed=count.through, width=_BAR_WIDTH)
         grid.add_row(count.stage, bar, f"{count.through:,} through", f"{count.waiting:,} wait")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from datetime import datetime
 from typing import Annotated, Any, get_args
 
 import typer
@@ -73,12 +74,12 @@ def runs_show(
     progress = parts.runs.progress(run.id)
     failed = parts.runs.failures(run.id, limit=failures) if failures else []
     stages = stage_counts(progress, run.kind)
-    facts = facts_of(run, progress)
+    facts = facts_of(run, progress) | _times(parts, run)
     if as_json:
         say_json(facts | {"options": run.options, "stages": [vars(stage) for stage in stages], "failures": failed})
         return
-    for key, value in (_described(run) | {k: f"{v:,}" for k, v in facts.items() if isinstance(v, int)}).items():
-        say(f"{key:<10} {value}")
+    for key, value in (_described(run) | _readable(facts)).items():
+        say(f"{key:<12} {value}")
     say()
     say_table("", ("stage", "wait", "through"), [[count.stage, count.waiting, count.through] for count in stages])
     _say_failures(failed, progress.failed)
@@ -158,6 +159,16 @@ def _row(run: RunSummary) -> list[Any]:
     return [run.id[:_SHOWN], run.kind, run.kb, run.status, *counts, run.created_at, took]
 
 
+def _times(parts: Parts, run: Run) -> dict[str, Any]:
+    """When it was begun and ended; unknown for a run with very many newer ones."""
+    found = (each for each in parts.runs.list(run.kb.tenant, "", _SEARCHED) if each.id == run.id)
+    summary = next(found, None)
+    return {
+        "created_at": summary.created_at if summary else None,
+        "finished_at": summary.finished_at if summary else None,
+    }
+
+
 def _described(run: Run) -> dict[str, Any]:
     options = run.options.encode()
     return {
@@ -167,6 +178,12 @@ def _described(run: Run) -> dict[str, Any]:
         "status": run.status + (f": {from_json(run.error)}" if run.error else ""),
         **{key: ", ".join(value) if isinstance(value, list) else value for key, value in options.items()},
     }
+
+
+def _readable(facts: dict[str, Any]) -> dict[str, str]:
+    """Counts and times of a run."""
+    times = {key: f"{value:%Y-%m-%d %H:%M:%S}" for key, value in facts.items() if isinstance(value, datetime)}
+    return times | {key: f"{value:,}" for key, value in facts.items() if isinstance(value, int)}
 
 
 def _say_failures(failed: list[Failure], count: int) -> None:

@@ -23,7 +23,8 @@ PATIENCE = 60.0
 """How long a service may be away, in seconds."""
 LISTED_FAILURES = 1000
 """Failures that a summary for programs holds."""
-_IDLE = 8.0
+# After so many seconds without movement the queues are looked at, and after a warning when it is still true.
+_IDLE, _REPEAT = 8.0, 60.0
 
 
 def watch(parts: Parts, run_id: str, *, quiet: bool, leave: bool = False) -> dict[str, Any]:
@@ -119,9 +120,9 @@ class _Ears:
             return []
         from tasks import broker
 
-        queues = broker.queues(self._parts)
-        self._due = time.monotonic() + _IDLE
-        return [f"No worker listens to queue {q.name!r}, {q.waiting} messages wait." for q in queues if q.is_deaf]
+        queues = [queue for queue in broker.queues(self._parts) if queue.is_deaf]
+        self._due = time.monotonic() + (_REPEAT if queues else _IDLE)
+        return [f"No worker listens to queue {queue.name!r}, {queue.waiting} messages wait." for queue in queues]
 
 
 def _follow(parts: Parts, run_id: str, screen: Screen) -> dict[str, Any]:
