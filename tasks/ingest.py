@@ -123,7 +123,8 @@ def finalize(task: StageTask, run_id: str) -> None:
 @app.task(name="ingest.failed", ignore_result=True)
 def failed(_request: Any, error: BaseException, _traceback: Any, run_id: str) -> None:
     """The errback of a wave's body and of finalize."""
-    cause = wrap(error)
-    _log.error("run interrupted", run=run_id, error=str(cause))
-    if not cause.retryable:  # else the sweep goes on with it
-        runtime.parts().runs.finish(run_id, "failed", error=cause)
+    _log.error("run interrupted", run=run_id, error=str(wrap(error)))
+    # What is not ours comes from between the tasks: Celery couldn't send the next one, and gave up the whole chord.
+    # Such a run, and one that a service was missing to, goes on as soon as the sweep finds its lanes silent.
+    if isinstance(error, CeleriacError) and not error.retryable:
+        runtime.parts().runs.finish(run_id, "failed", error=error)
