@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,18 +39,21 @@ def test_cancelled_at_a_third_it_stops_at_once_and_resumed_it_pays_for_nothing_t
     ingesting = cli.start("ingest", _records(tmp_path), "--kb", "third")
     standin.wait_for(lambda seen: seen["texts"] >= 0.3 * DOCUMENTS, PATIENCE)
 
+    run_id = _newest(served, "third")
     ingesting.send_signal(signal.SIGINT)
-    ingesting.communicate(timeout=SOON)
-    assert ingesting.returncode == STOPPED
+    assert wait_until(lambda: _status(served, run_id) == "cancelled", SOON)
     settled = standin.wait_for(lambda seen: seen["in_flight"] == 0, SOON)["texts"]
     assert not wait_until(lambda: standin.counters()["texts"] > settled, SOON)
     assert settled < 0.8 * DOCUMENTS
+    _, err = ingesting.communicate(timeout=PATIENCE)
+    assert ingesting.returncode == STOPPED
+    assert f"manage.py runs resume {run_id}" in err.decode()
     shown = cli("runs", "show", "last", "--json").json
-    assert (shown["kb"], shown["status"]) == ("third", "cancelled")
+    assert (shown["run"], shown["status"]) == (run_id, "cancelled")
     assert 0 < shown["indexed"] < DOCUMENTS
     assert shown["indexed"] + sum(shown["waiting"].values()) == DOCUMENTS
 
-    resumed = cli("runs", "resume", shown["run"][:8], "--json").json
+    resumed = cli("runs", "resume", run_id[:8], "--json").json
     assert (resumed["status"], resumed["indexed"], resumed["failed"]) == ("done", DOCUMENTS, 0)
     # Each document is one text of its own, so that a clean run embeds as many.
     assert resumed["chunks"] == DOCUMENTS
@@ -98,27 +103,27 @@ def test_a_run_outlives_the_command_that_started_it(served: LiveStack, standin: 
 def test_a_watcher_sees_failures_as_they_come_outlasts_an_outage_of_postgres_and_may_leave(
     served: LiveStack, standin: StandInProcess, tmp_path: Path, door: UnixProxy, behind: CommandLine
 ) -> None:
-    standin.configure(embedding_latency=10.0)
     _texts(tmp_path, 2)
     broken = _broken(tmp_path)
-    run_id = served.cli("ingest", tmp_path, "--kb", "watched", "--detach").out.strip()
-    watching = behind.start("runs", "watch", "last")
-    assert _line(watching.stdout).startswith(f"failed at parse: {broken}: ")
-    door.shut()
-    outage = _line(watching.stderr)
-    assert "can't be reached" in outage
-    assert "waiting up to 60 s" in outage
-    door.open()
-    assert _line(watching.stderr) == "It is back.\n"
-    watching.send_signal(signal.SIGINT)
-    out, err = watching.communicate(timeout=20)
-    assert watching.returncode == STOPPED
-    assert out == b""
-    assert f"manage.py runs watch {run_id}" in err.decode()
-    assert "Traceback" not in err.decode()
-    assert _status(served, run_id) == "running"
-    cancelled = served.cli("runs", "cancel", run_id, "--json").json
-    assert cancelled["status"] == _status(served, run_id) == "cancelled"
+    with _silent(standin):
+        run_id = served.cli("ingest", tmp_path, "--kb", "watched", "--detach").out.strip()
+        watching = behind.start("runs", "watch", "last")
+        assert _line(watching.stdout).startswith(f"failed at parse: {broken}: ")
+        door.shut()
+        outage = _line(watching.stderr)
+        assert "can't be reached" in outage
+        assert "waiting up to 60 s" in outage
+        door.open()
+        assert _line(watching.stderr) == "It is back.\n"
+        watching.send_signal(signal.SIGINT)
+        out, err = watching.communicate(timeout=PATIENCE)
+        assert watching.returncode == STOPPED
+        assert out == b""
+        assert f"manage.py runs watch {run_id}" in err.decode()
+        assert "Traceback" not in err.decode()
+        assert _status(served, run_id) == "running"
+        cancelled = served.cli("runs", "cancel", run_id, "--json").json
+        assert cancelled["status"] == _status(served, run_id) == "cancelled"
     standin.wait_for(lambda seen: seen["in_flight"] == 0, PATIENCE)
 
 
@@ -192,6 +197,21 @@ def _broken(folder: Path) -> Path:
     file = folder / "broken.pdf"
     file.write_text("No PDF.")
     return file
+
+
+@contextmanager
+def _silent(standin: StandInProcess) -> Iterator[None]:
+    """The model answers nothing, so that no run can end."""
+    os.kill(standin.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(standin.pid, signal.SIGCONT)
+
+
+def _newest(stack: LiveStack, kb: str) -> str:
+    query = "SELECT r.id::text FROM runs r JOIN knowledge_bases k ON k.id = kb_id WHERE name = %s ORDER BY r.created_at"
+    return str(stack.sql(query, kb)[-1]["id"])
 
 
 def _cause(failure: dict[str, Any]) -> tuple[object, ...]:
