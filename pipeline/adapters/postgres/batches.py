@@ -86,7 +86,8 @@ UPDATE run_batches SET holder = NULL, lease_item = NULL, deaths = 0, crash = NUL
 _OPEN_ITEMS = sa.text("""
 SELECT i.number FROM run_items i JOIN run_batches b
     ON b.run_id = i.run_id AND i.number BETWEEN b.first_item AND b.last_item
-WHERE b.run_id = :run_id AND b.number = :number AND b.stage = :stage AND i.status = 'queued' FOR UPDATE OF b
+WHERE b.run_id = :run_id AND b.number = :number AND b.stage = :stage AND i.status = 'queued'
+  AND (b.holder IS NULL OR b.lease_until < now()) FOR UPDATE OF b
 """)
 _GIVE_UP = sa.text("""
 UPDATE run_batches SET stage = 'over', holder = NULL, fence = fence + 1, failed = failed + :failed
@@ -214,7 +215,7 @@ class Batches:
                 connection.execute(_MOVE_ON, _ours(lease) | {"next": next_stage})
 
     def give_up(self, batch: Batch, stage: IngestStage, error: CeleriacError, *, attempt: int) -> None:
-        """End all open items of a batch that is at this stage with one cause."""
+        """End all open items of a batch that is at this stage, and that nobody works on, with one cause."""
         place = {"run_id": batch.run_id, "number": batch.number}
         with transaction(self._engine) as connection:
             numbers = list(connection.execute(_OPEN_ITEMS, {**place, "stage": stage}).scalars())
