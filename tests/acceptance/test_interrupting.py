@@ -39,7 +39,7 @@ def test_leaving_an_ingest_cancels_the_run(served: LiveStack, standin: StandInPr
     for number in range(5):
         (tmp_path / f"{number}.txt").write_text(f"Text number {number}.")
     ingesting = served.cli.start("ingest", tmp_path, "--kb", "cancelled")
-    standin.wait_for(lambda seen: seen["in_flight"] > 0)
+    standin.wait_for(lambda seen: seen["in_flight"] > 0, 60)
     status, _, err = _interrupted(ingesting)
     assert status == STOPPED
     assert "Cancelled" in err
