@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from pipeline.errors import CeleriacError, wrap
@@ -43,9 +44,15 @@ class Documents(Protocol):
 
 
 def parse(
-    items: Sequence[RunItem], run: Run, *, documents: Documents, parsers: Mapping[str, Parser], reading: Reading
+    items: Sequence[RunItem],
+    run: Run,
+    *,
+    documents: Documents,
+    parsers: Mapping[str, Parser],
+    reading: Reading,
+    bound: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> BatchOutcome:
-    """Read and parse the items' sources.
+    """Read and parse the items' sources, each within a ``bound``.
 
     A source whose bytes and reading are those of the live generation is ``unchanged`` and goes no further. One that
     can't be read fails alone.
@@ -57,11 +64,12 @@ def parse(
     for item in items:
         before = known.get(item.key)
         try:
-            data, digest = _read(item, run, reading)
-            if before is not None and digest == before.content_hash:
-                unchanged.append(item)
-            else:
-                parsed.append((item, digest, parse_document(data, item.source, run.options.fields, parsers)))
+            with bound():
+                data, digest = _read(item, run, reading)
+                if before is not None and digest == before.content_hash:
+                    unchanged.append(item)
+                else:
+                    parsed.append((item, digest, parse_document(data, item.source, run.options.fields, parsers)))
         except Exception as error:  # noqa: BLE001 - whatever a parser throws is the fate of one document
             failed[item.number] = wrap(error)
     _confirm(unchanged, known, run, documents)
