@@ -171,6 +171,8 @@ class WeaviateStore:
                 # A missing index has no status of its own, so ask; only after a failure, it costs two requests.
                 if _exists(client, index):
                     raise
+                # The next write has to make it: Weaviate's auto-schema would make another kind of collection.
+                self._ensured.discard(collection_name(index))
                 return None
 
     def _page_of_ids(self, index: IndexRef, after: UUID | None, timeout: float) -> list[UUID]:
