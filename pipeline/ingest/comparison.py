@@ -7,7 +7,8 @@ whatever differs is looked at in Postgres once more before it counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import Literal, NamedTuple, Protocol
 
 from pipeline.errors import InternalFault
@@ -25,8 +26,8 @@ _STRETCH = 20_000
 class Truth(Protocol):
     """Chunks as Postgres has them."""
 
-    def chunks(self, kb_id: str) -> Iterator[ChunkRow]:
-        """All chunks in the order of their ids, as of one moment."""
+    def chunks(self, kb_id: str) -> Generator[ChunkRow, None, None]:
+        """All chunks in the order of their ids, as of one moment; holds a connection until it is closed."""
 
     def states(self, kb_id: str, chunk_ids: Sequence[str]) -> dict[str, ChunkState]:
         """How these chunks stand now."""
@@ -71,25 +72,24 @@ class Comparison:
         self._kb, self._truth, self._store, self._timeout = kb, truth, store, timeout
         self.live = self.stored = 0
 
-    def pages(self) -> Iterator[list[Difference]]:
+    def pages(self) -> Generator[list[Difference], None, None]:
         """Confirmed differences; a page without any tells that it goes on. A page was confirmed just now."""
         suspects: list[Pair] = []
         passed = 0
-        for pair in self._pairs():
-            passed += 1
-            if pair.differs:
-                suspects.append(pair)
-            if len(suspects) == _PAGE or passed == _STRETCH:
-                yield self._confirmed(suspects)
-                suspects, passed = [], 0
+        with closing(self._truth.chunks(self._kb.id)) as rows:
+            for pair in merge(rows, self._store.entries(self._kb.index, timeout=self._timeout)):
+                passed += 1
+                self._count(pair)
+                if pair.differs:
+                    suspects.append(pair)
+                if len(suspects) == _PAGE or passed == _STRETCH:
+                    yield self._confirmed(suspects)
+                    suspects, passed = [], 0
         yield self._confirmed(suspects)
 
-    def _pairs(self) -> Iterator[Pair]:
-        entries = self._store.entries(self._kb.index, timeout=self._timeout)
-        for pair in merge(self._truth.chunks(self._kb.id), entries):
-            self.live += pair.row is not None and pair.row.live and not pair.repeated
-            self.stored += pair.entry is not None
-            yield pair
+    def _count(self, pair: Pair) -> None:
+        self.live += pair.row is not None and pair.row.live and not pair.repeated
+        self.stored += pair.entry is not None
 
     def _confirmed(self, suspects: Sequence[Pair]) -> list[Difference]:
         if not suspects:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from typing import Literal, Protocol, get_args
 
 from pipeline.ingest.comparison import Comparison, Difference, Truth
@@ -31,13 +32,13 @@ OnProgress = Callable[[str, int], None]
 class Ledger(Truth, Protocol):
     """What Postgres knows, of the store and of itself."""
 
-    def document_faults(self, kb_id: str) -> Iterator[DocumentFault]:
+    def document_faults(self, kb_id: str) -> Generator[DocumentFault, None, None]:
         """Documents with a wrong count of chunks, or live without one."""
 
     def size_fault(self, kb_id: str) -> str:
         """What is wrong with the knowledge base's own count; empty where nothing is."""
 
-    def leftovers(self, kb_id: str) -> Iterator[Leftover]:
+    def leftovers(self, kb_id: str) -> Generator[Leftover, None, None]:
         """Generations that no reader sees and no run will go on with."""
 
 
@@ -99,15 +100,12 @@ def inspect(
     noted = _Notes(examples)
     comparison = Comparison(kb, truth=ledger, store=store, timeout=timeout)
     pending = to_embed = 0
-    for page in comparison.pages():
-        for difference in page:
-            if difference.kind == "pending":
-                pending += 1
-            else:
-                noted.add(difference.kind, difference.document, difference.chunk_id, difference.detail)
-        to_embed += _unknown(page, kb, cache)
-        if on_progress:
-            on_progress("compared", max(comparison.live, comparison.stored))
+    with closing(comparison.pages()) as pages:
+        for page in pages:
+            pending += noted.add_page(page)
+            to_embed += _unknown(page, kb, cache)
+            if on_progress:
+                on_progress("compared", max(comparison.live, comparison.stored))
     _note_ledger(kb, ledger, noted)
     for line in store.faults(kb.index, timeout=timeout):
         noted.add("index", detail=line)
@@ -126,6 +124,16 @@ class _Notes:
         self._limit = limit
         self.counts: Counter[Kind] = Counter()
         self.examples: dict[Kind, list[Example]] = {}
+
+    def add_page(self, page: Sequence[Difference]) -> int:
+        """Note what is wrong; returns how many are pending."""
+        pending = 0
+        for one in page:
+            if one.kind == "pending":
+                pending += 1
+            else:
+                self.add(one.kind, one.document, one.chunk_id, one.detail)
+        return pending
 
     def add(self, kind: Kind, document: str = "", chunk_id: str = "", detail: str = "") -> None:
         self.counts[kind] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol, TypeVar
@@ -98,12 +99,9 @@ def repair(
     ``timeout`` is for each page of the store. An error ends it: a store that doesn't answer is never taken for empty.
     """
     work = _Repair(kb, ledger, store, cache, embedder, timeout, embed_timeout, on_progress)
-    for page in Comparison(kb, truth=ledger, store=store, timeout=timeout).pages():
-        work.take_out([one.chunk_id for one in page if one.kind in _TAKEN_OUT])
-        work.write_again(page)
-    work.put_documents_right()  # before leftovers: what is withdrawn leaves a generation
-    for leftovers in _pages(ledger.leftovers(kb.id), _DOCUMENTS):
-        work.forget(leftovers)
+    work.put_chunks_right()
+    work.put_documents_right()
+    work.forget_leftovers()  # after documents: what is withdrawn leaves a generation
     knowledge_bases.refresh_size(kb.id)
     mended = bool(store.faults(kb.index, timeout=timeout))
     if mended:
@@ -123,14 +121,41 @@ class _Repair:
     on_progress: OnProgress | None
     done: Counter[str] = field(default_factory=Counter)
 
-    def take_out(self, chunk_ids: Sequence[str]) -> None:
-        """Delete from the store what Postgres has just said is dead: no run can bring it to life again."""
-        for page in _pages(chunk_ids, _CHUNKS):
-            self.store.delete(self.kb.index, page, timeout=self.timeout)
-            self._count("deleted", len(page))
+    def put_chunks_right(self) -> None:
+        """Take dead entries out of the store, and write live chunks that it lacks or has wrong."""
+        comparison = Comparison(self.kb, truth=self.ledger, store=self.store, timeout=self.timeout)
+        with closing(comparison.pages()) as pages:
+            for page in pages:
+                self._take_out([one.chunk_id for one in page if one.kind in _TAKEN_OUT])
+                self._write_again(page)
 
-    def write_again(self, page: Sequence[Difference]) -> None:
-        """Write live chunks with their vectors. What was replaced by a run while we wrote is taken out again."""
+    def put_documents_right(self) -> None:
+        """Counts anew; a document that is live without a chunk is shown as failed, to be ingested again."""
+        lost = InternalFault("Its chunks are gone from Postgres.", "Ingest it again.")
+        with closing(self.ledger.document_faults(self.kb.id)) as faults:
+            for page in _pages(faults, _DOCUMENTS):
+                empty = [fault.document_id for fault in page if fault.kind == "empty"]
+                self.ledger.withdraw(empty, lost)
+                self._count("withdrawn", len(empty))
+                miscounted = [fault.document_id for fault in page if fault.kind == "wrong_count"]
+                self.ledger.recount(miscounted)
+                self._count("recounted", len(miscounted))
+
+    def forget_leftovers(self) -> None:
+        """Delete generations: first their chunks in the store, then the rows that say what to delete."""
+        with closing(self.ledger.leftovers(self.kb.id)) as leftovers:
+            for page in _pages(leftovers, _DOCUMENTS):
+                for chunk_ids in _pages(self.ledger.leftover_chunks(page), _CHUNKS):
+                    self.store.delete(self.kb.index, chunk_ids, timeout=self.timeout)
+                self._count("forgotten", self.ledger.forget(self.kb.id, page))
+
+    def _take_out(self, chunk_ids: Sequence[str]) -> None:
+        # Postgres has just said that they are dead; no run can bring them to life again.
+        if chunk_ids:
+            self.store.delete(self.kb.index, chunk_ids, timeout=self.timeout)
+            self._count("deleted", len(chunk_ids))
+
+    def _write_again(self, page: Sequence[Difference]) -> None:
         wanted = list(dict.fromkeys(one.chunk_id for one in page if one.kind in _WRITTEN_AGAIN))
         if not wanted:
             return
@@ -140,26 +165,10 @@ class _Repair:
         self.store.delete(self.kb.index, doubled, timeout=self.timeout)
         self.store.upsert(self.kb.index, entries, timeout=self.timeout)
         self._count("written", len(entries))
+        # What a run has replaced while we wrote goes again: the run may have deleted it before we wrote.
         now = self.ledger.states(self.kb.id, wanted)
         late = [chunk.id for chunk in chunks if chunk.id not in now or now[chunk.id].standing != "live"]
         self.store.delete(self.kb.index, late, timeout=self.timeout)
-
-    def forget(self, leftovers: Sequence[Leftover]) -> None:
-        """Delete generations: first their chunks in the store, then the rows that say what to delete."""
-        for page in _pages(self.ledger.leftover_chunks(leftovers), _CHUNKS):
-            self.store.delete(self.kb.index, page, timeout=self.timeout)
-        self._count("forgotten", self.ledger.forget(self.kb.id, leftovers))
-
-    def put_documents_right(self) -> None:
-        """Counts anew; a document that is live without a chunk is shown as failed, to be ingested again."""
-        lost = InternalFault("Its chunks are gone from Postgres.", "Ingest it again.")
-        for faults in _pages(self.ledger.document_faults(self.kb.id), _DOCUMENTS):
-            empty = [fault.document_id for fault in faults if fault.kind == "empty"]
-            self.ledger.withdraw(empty, lost)
-            self._count("withdrawn", len(empty))
-            miscounted = [fault.document_id for fault in faults if fault.kind == "wrong_count"]
-            self.ledger.recount(miscounted)
-            self._count("recounted", len(miscounted))
 
     def _entries(self, chunks: Sequence[DraftChunk]) -> list[IndexEntry]:
         vectors = self._vectors({chunk.embed_hash: chunk.indexed_text for chunk in chunks})

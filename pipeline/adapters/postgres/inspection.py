@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -110,6 +110,9 @@ WHERE d.id = ANY(CAST(:ids AS uuid[])) AND NOT EXISTS (
 """)
 
 
+T = TypeVar("T")
+
+
 class Inspection:
     """The truth that a vector store is compared with."""
 
@@ -119,11 +122,11 @@ class Inspection:
 
     # ------------------------------------------------------------------ looking
 
-    def chunks(self, kb_id: str) -> Iterator[ChunkRow]:
+    def chunks(self, kb_id: str) -> Generator[ChunkRow, None, None]:
         """All chunks of a knowledge base in the order of their ids, as they are when the first one is asked for. Holds
-        a connection until the end, and few of them in memory.
+        a connection until the end or until it is closed, and few of them in memory.
         """
-        return (ChunkRow._make(row) for row in self._stream(_CHUNKS, kb_id))
+        return self._stream(_CHUNKS, kb_id, ChunkRow._make)
 
     def states(self, kb_id: str, chunk_ids: Sequence[str]) -> dict[str, ChunkState]:
         """How these chunks stand now; one that is gone is left out."""
@@ -137,9 +140,9 @@ class Inspection:
             rows = connection.execute(_LIVE, {"kb_id": kb_id, "ids": list(chunk_ids)}).mappings()
             return [DraftChunk.model_construct(**row) for row in rows]
 
-    def document_faults(self, kb_id: str) -> Iterator[DocumentFault]:
+    def document_faults(self, kb_id: str) -> Generator[DocumentFault, None, None]:
         """Documents with a wrong count of chunks, or live without one."""
-        return (DocumentFault._make(row) for row in self._stream(_DOCUMENT_FAULTS, kb_id))
+        return self._stream(_DOCUMENT_FAULTS, kb_id, DocumentFault._make)
 
     def size_fault(self, kb_id: str) -> str:
         """What is wrong with the knowledge base's own count of chunks; empty where nothing is, or a run is open."""
@@ -147,9 +150,9 @@ class Inspection:
             row = connection.execute(_SIZE, {"kb_id": kb_id}).first()
         return "" if row is None or row[0] == row[1] else f"counted {row[0]}, its documents have {row[1]}"
 
-    def leftovers(self, kb_id: str) -> Iterator[Leftover]:
+    def leftovers(self, kb_id: str) -> Generator[Leftover, None, None]:
         """Generations that no reader sees and no run will go on with."""
-        return (Leftover._make(row) for row in self._stream(_LEFTOVERS, kb_id))
+        return self._stream(_LEFTOVERS, kb_id, Leftover._make)
 
     def leftover_chunks(self, leftovers: Sequence[Leftover]) -> list[str]:
         """Ids of the chunks of these generations."""
@@ -174,10 +177,11 @@ class Inspection:
             values = {"ids": list(document_ids), "error": as_json(error.to_json())}
             connection.execute(_WITHDRAW, values)
 
-    def _stream(self, statement: sa.TextClause, kb_id: str) -> Iterator[Any]:
+    def _stream(self, statement: sa.TextClause, kb_id: str, make: Callable[[Any], T]) -> Generator[T, None, None]:
         with transaction(self._engine) as connection:
             connection.execute(_PATIENCE)
-            yield from connection.execute(statement, {"kb_id": kb_id}, execution_options={"yield_per": _PAGE})
+            with connection.execute(statement, {"kb_id": kb_id}, execution_options={"yield_per": _PAGE}) as rows:
+                yield from map(make, rows)
 
 
 def _rows(leftovers: Sequence[Leftover]) -> str:
