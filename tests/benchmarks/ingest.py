@@ -104,7 +104,7 @@ def _api(store: str, arguments: argparse.Namespace, folder: Path) -> Report:
             standin.reset()
             standin.configure(embedding_latency=arguments.api_ms / 1000)
             file = corpus.write_short(folder / "api.jsonl", arguments.api_documents, copy=1)
-            found = runs.ingest(stack, file, arguments.limit)
+            found = runs.ingest(stack, file, arguments.limit, standin=standin.pid)
             seen = standin.counters()
     calls = {"calls": sum(seen["calls"].values()), "texts": seen["texts"], "calls_at_once": seen["max_in_flight"]}
     return {**found, **calls, "ms_per_call": arguments.api_ms}

@@ -36,6 +36,7 @@ def _api(part: Report, targets: dict[str, float]) -> Iterator[str]:
     yield _against("seconds, submit to finalized", part["seconds"], targets["api_seconds"])
     yield _line("embedding calls", f"{part['calls']} with {part['texts']:,} texts, {part['calls_at_once']} at once")
     yield _line("processors", _busy(part))
+    yield _line("    seconds by process", _amounts(part["cpu_by_process"]))
 
 
 def _bulk(part: Report, targets: dict[str, float]) -> Iterator[str]:
