@@ -30,7 +30,8 @@ from tests.benchmarks.servers import FOLDER, STORE_CONNECTIONS
 
 TICK = 0.005
 
-# Of the frames of a stack, from the inside out, the first one in a file of this list says what the work is.
+# Of the frames of a stack, from the inside out, the first one in a file of this list says what the work is. What is not
+# in it works for its caller.
 _KINDS = (
     ("pipeline/adapters/wordllama_embedder", "model"),
     ("pipeline/adapters/openai_", "model"),
@@ -42,7 +43,6 @@ _KINDS = (
     ("pipeline/ingest/reading", "reading"),
     ("pipeline/adapters/postgres/", "ledger"),
     ("pipeline/ingest/", "stages"),
-    ("pipeline/", "ledger"),
 )
 _samples: Counter[str] = Counter()
 
