@@ -18,12 +18,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import CeleriacError
 from tests.benchmarks import corpus, runs, servers
 from tests.benchmarks.report import table
 from tests.benchmarks.runs import Failed
@@ -36,20 +39,32 @@ Report = dict[str, Any]
 
 
 def main() -> int:
-    """Run the parts asked for, one after the other."""
+    """Run the parts asked for, one after the other; after Ctrl-C what is done is shown."""
     arguments = _arguments()
     report: Report = {"processors": os.cpu_count(), "targets": TARGETS}
-    with tempfile.TemporaryDirectory(prefix="celeriac-corpus-") as folder:
-        for name, run in _runs(arguments, Path(folder)):
-            runs.say(f"── {name}")
-            try:
-                report[name] = run()
-            except Failed as failure:
-                report[name] = {"error": str(failure)}
+    stopped = not _fill(report, arguments)
     print(table(report))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
-    return int(any("error" in part for part in report.values() if isinstance(part, dict)))
+    failed = any("error" in part for part in report.values() if isinstance(part, dict))
+    return 130 if stopped else int(failed)
+
+
+def _fill(report: Report, arguments: argparse.Namespace) -> bool:
+    """Add what each part found to the report; False: stopped by Ctrl-C."""
+    with tempfile.TemporaryDirectory(prefix="celeriac-corpus-") as folder:
+        for name, run in _runs(arguments, Path(folder)):
+            begun = time.monotonic()
+            runs.say(f"── {name}")
+            try:
+                report[name] = run()
+            except (Failed, CeleriacError, subprocess.TimeoutExpired) as failure:
+                report[name] = {"error": str(failure)}
+            except KeyboardInterrupt:
+                runs.say("   stopped")
+                return False
+            report[name]["part_seconds"] = round(time.monotonic() - begun)
+    return True
 
 
 def _arguments() -> argparse.Namespace:

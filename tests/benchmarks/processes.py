@@ -98,6 +98,11 @@ def cpu_of(pids: frozenset[int]) -> float:
     return sum(_stat(pid)[0] for pid in pids)
 
 
+def cpu_of_tree(pid: int) -> float:
+    """Seconds of processor time of a process and of all it has started."""
+    return sum(used for _, used in _tree_cpu("", pid))
+
+
 def _kind(name: str) -> str:
     return name.rstrip("0123456789").rstrip("-")
 

@@ -18,7 +18,7 @@ def _lines(report: Report) -> Iterator[str]:
     for name, part in report.items():
         if not isinstance(part, dict) or name == "targets":
             continue
-        yield f"\n{name}"
+        yield f"\n{name} ({part['part_seconds']} s in all)"
         if "error" in part:
             yield _line("failed", part["error"])
         elif name.startswith("api"):

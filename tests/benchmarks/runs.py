@@ -18,10 +18,11 @@ import psycopg
 from tests.benchmarks import corpus
 from tests.benchmarks.corpus import Corpus
 from tests.benchmarks.processes import Usage, Watch, cpu_of
-from tests.benchmarks.servers import STORE_CONNECTIONS, MeasuredStack, done
+from tests.benchmarks.servers import STORE_CONNECTIONS, MeasuredStack
 from tests.command_line import ROOT
 
 WARM_UP_DOCUMENTS = 600
+WARM_UP_LIMIT = 120.0
 
 _STORE_BACKENDS = "SELECT pid FROM pg_stat_activity WHERE application_name = %s"
 _TIMES = """
@@ -56,7 +57,9 @@ def say(line: str) -> None:
 def warm_up(stack: MeasuredStack, folder: Path) -> None:
     """Let every process load what it needs; afterwards workers are as they are in the middle of a day."""
     file = corpus.write_short(folder / "warm-up.jsonl", WARM_UP_DOCUMENTS, copy=0)
-    done(stack.manage("ingest", str(file.path), "--kb", "warm-up", "--json", timeout=120))
+    outcome = stack.manage("ingest", str(file.path), "--kb", "warm-up", "--json", timeout=WARM_UP_LIMIT)
+    if outcome.status:
+        raise Failed((outcome.err or outcome.out).strip()[-500:])
 
 
 def ingest(stack: MeasuredStack, file: Corpus, limit: float, **others: int) -> Report:

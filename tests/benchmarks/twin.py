@@ -28,6 +28,7 @@ import psycopg
 from pipeline import settings
 from pipeline.types import IndexEntry, IndexRef, ParsedDocument, indexed_text
 from pipeline.wiring import Parts
+from tests.benchmarks.processes import cpu_of_tree
 
 _BATCH = 128
 _AT_ONCE = 8
@@ -52,12 +53,10 @@ def main() -> None:
     index = IndexRef(kb_id=str(uuid.uuid4()), model=_parts().embedder.model, dimensions=_parts().embedder.dimensions)
     with _executor(arguments.processes) as executor:
         _warm_up(executor, arguments.processes)
-        before, begun = _cpu(), time.perf_counter()
+        before, begun = cpu_of_tree(os.getpid()), time.perf_counter()
         documents, passages = asyncio.run(_ingest(arguments.corpus, index, executor))
         seconds = time.perf_counter() - begun
-        cpu = _cpu() - before
-    # What processes of the pool have used is known once they have ended.
-    cpu = _cpu() - before if arguments.processes else cpu
+        cpu = cpu_of_tree(os.getpid()) - before
     print(json.dumps({"seconds": seconds, "documents": documents, "passages": passages, "cpu": cpu}))
 
 
@@ -132,12 +131,6 @@ def _warm_up(executor: Executor, processes: int) -> None:
     line = json.dumps({"id": "0", "title": "", "text": "The first text loads the model."})
     for warm in [executor.submit(_prepare, [line], str(uuid.UUID(int=0))) for _ in range(4 * max(1, processes))]:
         warm.result()
-
-
-def _cpu() -> float:
-    """Seconds of processor time of this process and its ended children."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
 
 
 if __name__ == "__main__":
