@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +103,13 @@ def _runs(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Ca
     parts = arguments.parts
     for store in arguments.stores:
         if "api" in parts:
-            yield f"api {store}", lambda store=store: _api(store, arguments, folder)
+            yield f"api {store}", partial(_api, store, arguments, folder)
         if "bulk" in parts or "twin" in parts:
-            yield f"bulk {store}", lambda store=store: _bulk(store, arguments, folder)
+            yield f"bulk {store}", partial(_bulk, store, arguments, folder)
     if "memory" in parts:
-        yield "memory", lambda: _memory(arguments, folder)
+        yield "memory", partial(_memory, arguments, folder)
     if "scale" in parts:
-        yield "scale", lambda: _scale(arguments, folder)
+        yield "scale", partial(_scale, arguments, folder)
 
 
 def _api(store: str, arguments: argparse.Namespace, folder: Path) -> Report:
