@@ -10,13 +10,14 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
+from pipeline.adapters.postgres.batches import Batches
 from pipeline.ingest import flow
 from pipeline.ingest.discover import discover
 from pipeline.ingest.manifest import write_manifest
 from pipeline.ingest.origins import encode_path
 from pipeline.seams import AnswerWriter, Embeddings
 from pipeline.settings import Settings
-from pipeline.types import Batch, IngestStage, KnowledgeBase, RecordFields, RunOptions
+from pipeline.types import Batch, IngestStage, KnowledgeBase, Lease, RecordFields, RunOptions, Source
 from pipeline.wiring import Parts
 
 T = TypeVar("T")
@@ -71,6 +72,38 @@ def ingest(parts: Parts, kb: KnowledgeBase, *paths: Path, prune: bool = False) -
     run_id = started(parts, kb, *paths, prune=prune)
     flow.run(run_id, parts)
     return run_id
+
+
+def listed(parts: Parts, kb: KnowledgeBase, *sizes: int, start: bool = True) -> str:
+    """A run over sources ``k0``, ``k1`` … that lie nowhere, so many in each batch."""
+    run_id, number = str(uuid.uuid4()), 0
+    parts.runs.create(run_id, kb.id, RunOptions())
+    for batch, size in enumerate(sizes):
+        keys = [f"k{number + n}" for n in range(size)]
+        parts.runs.add(
+            run_id, batch, [(number + n, Source(key=key, origin=key, format="text")) for n, key in enumerate(keys)]
+        )
+        number += size
+    if start:
+        parts.runs.start(run_id)
+    return run_id
+
+
+def claimed(parts: Parts, run_id: str, stage: IngestStage = "parse", *, batch: int = 0) -> Lease:
+    """A lease that lives for as long as a worker's."""
+    lease = parts.batches.claim(Batch(run_id=run_id, number=batch), stage, str(uuid.uuid4()))
+    assert lease is not None
+    return lease
+
+
+def died(parts: Parts, run_id: str, stage: IngestStage = "parse", *, batch: int = 0, alone: int | None = None) -> Lease:
+    """The lease of a worker that was killed, and whose time has run out; ``alone`` is the item it had in hand."""
+    mortal = Batches(parts.engine, lease_seconds=0)
+    lease = mortal.claim(Batch(run_id=run_id, number=batch), stage, str(uuid.uuid4()))
+    assert lease is not None
+    if alone is not None:
+        mortal.alone(lease, alone)
+    return lease
 
 
 def run_stages(parts: Parts, run_id: str, *names: IngestStage, batch: int = 0) -> None:

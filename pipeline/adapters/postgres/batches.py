@@ -83,10 +83,13 @@ _MOVE_ON = _under_lease("""
 UPDATE run_batches SET holder = NULL, lease_item = NULL, deaths = 0, crash = NULL,
     stage = CASE WHEN done + unchanged + failed >= items THEN 'over' ELSE :next END
 """)
+_ABANDONED = sa.text("""
+SELECT b.first_item AS first, b.last_item AS last FROM run_batches b JOIN runs r ON r.id = b.run_id
+WHERE b.run_id = :run_id AND b.number = :number AND b.stage = :stage AND r.status = 'running'
+  AND (b.holder IS NULL OR b.lease_until <= now()) FOR UPDATE OF b
+""")
 _OPEN_ITEMS = sa.text("""
-SELECT i.number FROM run_items i JOIN run_batches b
-    ON b.run_id = i.run_id AND i.number BETWEEN b.first_item AND b.last_item
-WHERE b.run_id = :run_id AND b.number = :number AND b.stage = :stage AND i.status = 'queued' FOR UPDATE OF b
+SELECT number FROM run_items WHERE run_id = :run_id AND number BETWEEN :first AND :last AND status = 'queued'
 """)
 _GIVE_UP = sa.text("""
 UPDATE run_batches SET stage = 'over', holder = NULL, fence = fence + 1, failed = failed + :failed
@@ -115,11 +118,14 @@ _LEFT_OPEN = sa.text("""
 SELECT number, stage FROM run_batches WHERE run_id = :run_id AND lane = :lane AND stage <> 'over'
 ORDER BY number LIMIT :limit
 """)
+# As a plain subquery it may be run once per row, with a limit for each: then one lane takes all there is.
 _NEXT = sa.text("""
-UPDATE run_batches b SET lane = :lane FROM (
+WITH n AS MATERIALIZED (
     SELECT number FROM run_batches WHERE run_id = :run_id AND lane IS NULL AND stage <> 'over'
     ORDER BY number LIMIT :limit FOR UPDATE SKIP LOCKED
-) n WHERE b.run_id = :run_id AND b.number = n.number RETURNING b.number, b.stage
+)
+UPDATE run_batches b SET lane = :lane FROM n
+WHERE b.run_id = :run_id AND b.number = n.number RETURNING b.number, b.stage
 """)
 _ANY_OPEN = sa.text("SELECT EXISTS (SELECT FROM run_batches WHERE run_id = :run_id AND stage <> 'over')")
 _COUNT = sa.text("SELECT count(*) FROM run_batches WHERE run_id = :run_id")
@@ -214,14 +220,18 @@ class Batches:
                 connection.execute(_MOVE_ON, _ours(lease) | {"next": next_stage})
 
     def give_up(self, batch: Batch, stage: IngestStage, error: CeleriacError, *, attempt: int) -> None:
-        """End all open items of a batch that is at this stage with one cause."""
+        """End a batch that is at this stage, its open items with one cause; but not where somebody is at work on it, or
+        the run is over: it may be resumed.
+        """
         place = {"run_id": batch.run_id, "number": batch.number}
         with transaction(self._engine) as connection:
-            numbers = list(connection.execute(_OPEN_ITEMS, {**place, "stage": stage}).scalars())
-            if numbers:
-                errors = dict.fromkeys(numbers, error)
-                failed = _fail(connection, batch.run_id, errors, stage=stage, attempt=attempt)
-                connection.execute(_GIVE_UP, {**place, "failed": failed})
+            bounds = connection.execute(_ABANDONED, {**place, "stage": stage}).mappings().first()
+            if bounds is None:
+                return
+            numbers = connection.execute(_OPEN_ITEMS, {"run_id": batch.run_id, **bounds}).scalars()
+            errors = dict.fromkeys(numbers, error)
+            failed = _fail(connection, batch.run_id, errors, stage=stage, attempt=attempt)
+            connection.execute(_GIVE_UP, {**place, "failed": failed})
 
     def _write_items(self, connection: sa.Connection, lease: Lease, outcome: BatchOutcome, attempt: int) -> int:
         run_id = lease.batch.run_id
