@@ -28,7 +28,11 @@ SELECT :run_id, :number, :first, :last, :items, CASE kind WHEN 'reembed' THEN 'e
 FROM runs WHERE id = :run_id AND CAST(:items AS integer) > 0
 """)
 _BEAT = sa.text("UPDATE runs SET heartbeat_at = now() WHERE id = :id AND status = 'discovering'")
-_START = sa.text("UPDATE runs SET status = 'running' WHERE id = :id AND status = 'discovering'")
+# With its first lane: should nobody come to open the others, the sweep finds that one silent and sends the run.
+_START = sa.text("""
+WITH started AS (UPDATE runs SET status = 'running' WHERE id = :id AND status = 'discovering' RETURNING id)
+INSERT INTO run_lanes (run_id, lane) SELECT id, 0 FROM started
+""")
 _FIND = sa.text("""
 SELECT r.id::text, r.status, r.kind, r.options, r.pruned, r.error, k.id::text AS kb_id, t.name AS tenant, k.name,
     k.embedding_model, k.dimensions, k.store, k.created_at
@@ -60,6 +64,8 @@ ORDER BY failed_at, number LIMIT :limit
 _FINISH = sa.text("""
 UPDATE runs SET status = :status, error = CAST(:error AS jsonb), pruned = pruned + :pruned, finished_at = now()
 WHERE id = :id AND status IN ('discovering', 'running')
+  -- A late message of an end that was before the run went on again ends nothing.
+  AND (:status <> 'done' OR NOT EXISTS (SELECT FROM run_batches WHERE run_id = :id AND stage <> 'over'))
 """)
 _CANCEL_ALL = sa.text("""
 UPDATE runs SET status = 'cancelled', finished_at = now()
@@ -158,7 +164,9 @@ class Runs:
     # ------------------------------------------------------------------ ending, and going on
 
     def finish(self, run_id: str, status: RunStatus, *, error: CeleriacError | None = None, pruned: int = 0) -> bool:
-        """End the run; False: it was over already. Sources that are open stay so: the run may go on later."""
+        """End the run; False: it was over already, or is not ``done`` because sources are open. Those stay so: the run
+        may go on later.
+        """
         values = {
             "id": run_id,
             "status": status,

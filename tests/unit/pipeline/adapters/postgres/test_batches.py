@@ -445,7 +445,7 @@ def test_a_lane_that_was_sent_again_is_not_silent(parts: Parts, kb: KnowledgeBas
 
 PLACE = {"number": 7, "stage": "parse", "lane": 0, "step": 1, "limit": 8, "size": 8, "lanes": 4, "after": None}
 OFTEN = {
-    ledger: [name for name in names.split()]
+    ledger: list(names.split())
     for ledger, names in {
         batches: "_LOOK _TAKE _COUNT_CRASH _ITEMS _RENEW _RECORD _MOVE_ON _END _FAIL _ABANDONED _OPEN_ITEMS _GIVE_UP "
         "_STEP _LEFT_OPEN _NEXT _ANY_OPEN _COUNT _SILENT _RECALL",
@@ -471,17 +471,22 @@ def test_no_statement_reads_all_the_sources_of_a_large_run(parts: Parts, kb: Kno
     values: dict[str, object] = {
         **PLACE,
         **dict.fromkeys(("id", "run_id"), run_id),
-        **{
-            "holder": "h",
-            "holders": ["h"],
-            "fence": 1,
-            "seconds": 10.0,
-            "deaths": 0,
-            "next": "chunk",
-            "status": "done",
-        },
-        **{"first": 700, "last": 799, "numbers": [700, 701], "item": 700, "attempt": 1, "tenant": "default"},
-        **{"rows": '[{"number": 700, "error": {}}]', "error": None, "pruned": 0},
+        "holder": "h",
+        "holders": ["h"],
+        "fence": 1,
+        "seconds": 10.0,
+        "deaths": 0,
+        "next": "chunk",
+        "status": "done",
+        "first": 700,
+        "last": 799,
+        "numbers": [700, 701],
+        "item": 700,
+        "attempt": 1,
+        "tenant": "default",
+        "rows": '[{"number": 700, "error": {}}]',
+        "error": None,
+        "pruned": 0,
         **dict.fromkeys(("done", "unchanged", "failed", "chunks", "embedded"), 0),
     }
     for ledger, names in OFTEN.items():
