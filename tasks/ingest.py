@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from pipeline import settings
-from pipeline.errors import CeleriacError, wrap
+from pipeline.errors import Busy, CeleriacError, wrap
 from pipeline.ingest import flow
 from pipeline.types import Batch, IngestStage
 from tasks import canvases, runtime
@@ -62,6 +62,8 @@ def _stage(task: StageTask, name: IngestStage, data: dict[str, Any]) -> dict[str
     try:
         with task.attempt(run=batch.run_id, batch=str(batch.number)) as number:
             flow.run_stage(name, batch, parts, attempt=number)
+    except Busy as error:
+        _log.warning("batch left to its holder", run=batch.run_id, batch=batch.number, error=error.message)
     except CeleriacError as error:
         try:
             flow.give_up(name, batch, error, parts, attempt=number)

@@ -77,7 +77,7 @@ SELECT count(*) FROM failed
 """)
 _RECORD = _under_lease("""
 UPDATE run_batches SET done = done + :done, unchanged = unchanged + :unchanged, failed = failed + :failed,
-    chunks = chunks + :chunks, embedded = embedded + :embedded
+    chunks = chunks + :chunks, embedded = embedded + :embedded, lease_item = NULL
 """)
 _MOVE_ON = _under_lease("""
 UPDATE run_batches SET holder = NULL, lease_item = NULL, deaths = 0, crash = NULL,

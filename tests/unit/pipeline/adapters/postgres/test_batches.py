@@ -107,6 +107,12 @@ def test_a_death_counts_against_the_item_that_was_alone_and_against_no_other(par
     assert [item.crashes for item in parts.batches.items(claimed(parts, run_id))] == [0, 2, 1]
 
 
+def test_a_death_after_the_item_alone_was_recorded_is_not_its_fault(parts: Parts, kb: KnowledgeBase) -> None:
+    run_id = listed(parts, kb, 2)
+    parts.batches.record(died(parts, run_id, alone=0), BatchOutcome(versions={0: (str(uuid.uuid4()), 1)}))
+    assert [item.crashes for item in parts.batches.items(claimed(parts, run_id))] == [0, 0]
+
+
 def test_a_renewed_lease_lives_on_and_one_that_another_took_is_left_alone(parts: Parts, kb: KnowledgeBase) -> None:
     run_id = listed(parts, kb, 1, 1)
     kept, lost = died(parts, run_id, batch=0), died(parts, run_id, batch=1)
