@@ -33,8 +33,8 @@ def wave(run_id: str, lane: int, step: int, batches: Sequence[tuple[int, IngestS
     """The canvas of one wave: its batches side by side, each from the stage it is at, then the body that sends the
     lane's next wave.
 
-    Header tasks never raise, they end their batch with a status; were they to raise all the same, or the body, the
-    errback ends the run.
+    Header tasks never raise, they end their batch with a status; were one to raise all the same, as where the broker
+    broke off while it handed on its batch, the sweep sends the lane again. Where the body raises, that ends the run.
     """
     header = [
         _batch(Batch(run_id=run_id, number=number, bulk=bulk), stage, f"{run_id}.{lane}.{step}.{number}")

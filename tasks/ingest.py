@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import structlog
+from celery.exceptions import ChordError
 
 from pipeline import settings
 from pipeline.errors import Busy, CeleriacError, wrap
@@ -16,6 +17,7 @@ from pipeline.types import Batch, IngestStage
 from tasks import canvases, runtime
 from tasks.app import app
 from tasks.base import StageTask
+from tasks.broker import reaching_redis
 
 _log = structlog.get_logger(__name__)
 
@@ -102,15 +104,14 @@ def upsert(task: StageTask, batch: dict[str, Any]) -> int:
 @app.task(bind=True, base=StageTask, name="ingest.next_wave", ignore_result=True)
 def next_wave(task: StageTask, _batches: list[int], run_id: str, lane: int, step: int) -> None:
     """Send what this lane does next, or the end of the run if nothing is left in any."""
-    with task.attempt(run=run_id, lane=str(lane)):
+    with task.attempt(run=run_id, lane=str(lane)), reaching_redis():
         parts = runtime.parts()
         size = parts.settings.wave_batches
         wave = parts.batches.next_wave(run_id, lane, step, size)
         if wave is None:
             return  # the run is over, or another message has done this
         if wave.batches:
-            bulk = parts.batches.count(run_id) > size
-            canvases.wave(run_id, lane, step + 1, wave.batches, bulk=bulk).apply_async()
+            canvases.wave(run_id, lane, step + 1, wave.batches, bulk=parts.batches.count(run_id) > size).apply_async()
         elif wave.last:
             canvases.end(run_id).apply_async()
 
@@ -127,5 +128,6 @@ def failed(_request: Any, error: BaseException, _traceback: Any, run_id: str) ->
     """The errback of a wave's body and of finalize."""
     cause = wrap(error)
     _log.error("run interrupted", run=run_id, error=str(cause))
-    if not cause.retryable:  # else the sweep goes on with it
+    # A service that was down, or a task of the wave that could not hand on its batch: the sweep sends the lane again.
+    if not cause.retryable and not isinstance(error, ChordError):
         runtime.parts().runs.finish(run_id, "failed", error=cause)

@@ -342,6 +342,28 @@ def test_one_lane_may_vanish_while_the_others_go_on(
     assert counts(parts, run_id) == {"done": 40}
 
 
+def test_a_wave_of_which_a_task_breaks_is_sent_again(
+    parts: Parts, kb: KnowledgeBase, docs: Path, recovery: ModuleType
+) -> None:
+    """As where Redis goes away just when a stage hands its batch to the next one: that is no end of a run."""
+    from tasks import canvases
+
+    write(docs, a="Owls hunt at night.")
+    run_id = started(parts, kb, docs)
+    ((lane, number),) = parts.batches.open_lanes(run_id, lanes=1, size=4)
+    wave = parts.batches.next_wave(run_id, lane, number, 4)
+    assert wave is not None
+    canvas = canvases.wave(run_id, lane, number + 1, wave.batches, bulk=False)
+    canvas.tasks[0].tasks[0].args = ({"no": "batch"},)
+    canvas.apply_async()
+    eventually(lambda: parts.redis.llen(key(parts, "parse")) == 0 and run_id not in set(recovery._ids_in_flight(parts)))
+    assert parts.runs.find(run_id).status == "running"
+    silent(parts, run_id)
+    assert recovery.reconcile_runs(parts) == 1
+    assert over(parts, run_id) == "done"
+    assert counts(parts, run_id) == {"done": 1}
+
+
 def test_a_run_whose_end_vanished_ends(parts: Parts, kb: KnowledgeBase, docs: Path, recovery: ModuleType) -> None:
     write(docs, a="Owls hunt at night.")
     run_id = started(parts, kb, docs)

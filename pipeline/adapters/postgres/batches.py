@@ -14,15 +14,17 @@ from pipeline.types import Batch, BatchOutcome, IngestStage, Lease, RunItem, Sou
 
 # ---------------------------------------------------------------------- leases
 
+# The clock, not the beginning of the transaction: that may lie before a wait for the row.
 _LOOK = sa.text("""
 SELECT b.stage, b.holder IS NOT NULL AS held, b.first_item, b.last_item, b.lease_item, b.deaths, b.crash,
-    CASE WHEN b.holder IS NOT NULL THEN extract(epoch FROM b.lease_until - now())::float8 END AS seconds_left
+    CASE WHEN b.holder IS NOT NULL THEN extract(epoch FROM b.lease_until - clock_timestamp())::float8 END
+        AS seconds_left
 FROM run_batches b JOIN runs r ON r.id = b.run_id
 WHERE b.run_id = :run_id AND b.number = :number AND b.stage = :stage AND r.status = 'running' FOR UPDATE OF b
 """)
 _TAKE = sa.text("""
-UPDATE run_batches SET holder = :holder, lease_until = now() + make_interval(secs => :seconds), lease_item = NULL,
-    fence = fence + 1, deaths = :deaths
+UPDATE run_batches SET holder = :holder, lease_until = clock_timestamp() + make_interval(secs => :seconds),
+    lease_item = NULL, fence = fence + 1, deaths = :deaths
 WHERE run_id = :run_id AND number = :number RETURNING fence
 """)
 _COUNT_CRASH = sa.text("UPDATE run_items SET crashes = crashes + 1 WHERE run_id = :run_id AND number = :item")
@@ -31,7 +33,7 @@ SELECT number, key, source, document_id::text, generation, crashes FROM run_item
 WHERE run_id = :run_id AND number BETWEEN :first AND :last AND status = 'queued' ORDER BY number
 """)
 _RENEW = sa.text("""
-UPDATE run_batches SET lease_until = now() + make_interval(secs => :seconds) WHERE holder = ANY(:holders)
+UPDATE run_batches SET lease_until = clock_timestamp() + make_interval(secs => :seconds) WHERE holder = ANY(:holders)
 """)
 
 
