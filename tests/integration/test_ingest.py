@@ -138,7 +138,7 @@ def test_a_run_sent_twice_does_its_work_once(client: Client, parts: Parts, kb: K
 def test_a_cancelled_run_stops_and_goes_on_when_it_is_resumed(
     client: Client, parts: Parts, kb: KnowledgeBase, docs: Path
 ) -> None:
-    lines = [json.dumps({"_id": f"r{n}", "text": f"Record number {n}."}) for n in range(400)]
+    lines = [json.dumps({"_id": f"r{n}", "text": f"Record number {n}."}) for n in range(160)]
     (docs / "records.jsonl").write_text("\n".join(lines))
     run_id = sent(client, parts, kb, docs, batch=2)
     eventually(lambda: counts(parts, run_id).get("done", 0) > 0)
@@ -148,10 +148,10 @@ def test_a_cancelled_run_stops_and_goes_on_when_it_is_resumed(
     assert seen["parse"] > 0
     assert parts.runs.find(run_id).status == "cancelled"
     assert not client.cancel_run(run_id)
-    assert client.resume_run(run_id) == 400 - seen["done"]
+    assert client.resume_run(run_id) == 160 - seen["done"]
     assert over(parts, run_id).status == "done"
-    assert counts(parts, run_id) == {"done": 400}
-    assert len(stored_chunks(parts, kb)) == 400
+    assert counts(parts, run_id) == {"done": 160}
+    assert len(stored_chunks(parts, kb)) == 160
     with pytest.raises(Conflict, match="nothing left"):
         client.resume_run(run_id)
 
@@ -192,18 +192,18 @@ def test_an_end_that_is_sent_twice_ends_the_run_once(
 
 
 def test_a_small_run_overtakes_a_large_one(client: Client, parts: Parts, kb: KnowledgeBase, docs: Path) -> None:
-    lines = [json.dumps({"_id": f"r{n}", "text": f"Record number {n}."}) for n in range(600)]
+    lines = [json.dumps({"_id": f"r{n}", "text": f"Record number {n}."}) for n in range(240)]
     (docs / "records.jsonl").write_text("\n".join(lines))
     bulk = sent(client, parts, kb, docs, batch=2)
-    eventually(lambda: counts(parts, bulk).get("done", 0) > 20)
+    eventually(lambda: counts(parts, bulk).get("done", 0) > 4)
     other, small = new_kb(parts), docs.parent / "small"
     write(small, a="Owls hunt at night.")
     urgent = sent(client, parts, other, small)
     assert over(parts, urgent).status == "done"
-    left = 600 - counts(parts, bulk)["done"]
-    assert left > 300, "it went first"
+    left = 240 - counts(parts, bulk)["done"]
+    assert left > 80, "it went first"
     assert over(parts, bulk).status == "done"
-    assert counts(parts, bulk) == {"done": 600}
+    assert counts(parts, bulk) == {"done": 240}
 
 
 def no_message_of(parts: Parts, run_id: str) -> bool:

@@ -393,7 +393,7 @@ def test_a_run_that_a_worker_holds_a_lease_of_is_left_alone(
 def test_a_second_delivery_waits_for_the_first_and_gives_up_nothing(
     parts: Parts, kb: KnowledgeBase, docs: Path
 ) -> None:
-    """Given a batch that a living worker holds for longer than all retries of another take, nothing of it fails."""
+    """Given a batch that a living worker holds for longer than another has patience, nothing of it fails."""
     from tasks import canvases
 
     write(docs, a="Owls hunt at night.", b="Bread rises.")
@@ -402,7 +402,7 @@ def test_a_second_delivery_waits_for_the_first_and_gives_up_nothing(
     lease = claimed(parts, run_id)
     with parts.leases.keeping(lease.holder):
         canvases.lane(run_id, lane, number).apply_async()
-        eventually(lambda: step(parts, run_id) >= number + 3, within=40)  # that often it was tried, and left alone
+        eventually(lambda: step(parts, run_id) >= number + 2, within=60)  # it lost patience, and the lane went on
         assert counts(parts, run_id) == {"parse": 2}
     assert over(parts, run_id) == "done"
     assert counts(parts, run_id) == {"done": 2}

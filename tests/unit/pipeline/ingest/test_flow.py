@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.errors import Busy, Cancelled, ModelMismatch, NotFound, Unreachable
 from pipeline.ingest import flow
+from pipeline.leases import LeaseKeeper
 from pipeline.types import Batch, Chunk, IngestStage, KnowledgeBase, ParsedDocument
 from pipeline.wiring import Parts
 from tests.installation import (
@@ -146,8 +147,9 @@ def test_who_is_taken_for_dead_and_wakes_up_at_any_step_does_no_harm(
         flow.run(run_id, parts)
 
     slow = Interrupted(getattr(parts, part), step, take_over, before=before)
+    asleep = LeaseKeeper(lambda _: None, every=3600)
     with pytest.raises(Cancelled) if (step, before) != ("record", False) else contextlib.nullcontext():
-        run_stages(with_(parts, **{part: slow}), run_id, stage)
+        run_stages(with_(parts, leases=asleep, **{part: slow}), run_id, stage)
     assert slow.was
     assert (parts.runs.find(run_id).status, counts(parts, run_id)) == ("done", {"done": 1})
     assert found(parts, kb, "nougat")
@@ -156,7 +158,7 @@ def test_who_is_taken_for_dead_and_wakes_up_at_any_step_does_no_harm(
 
 
 def test_two_deliveries_side_by_side_do_the_work_once(parts: Parts, kb: KnowledgeBase, tmp_path: Path) -> None:
-    write(tmp_path, **{f"f{n}": f"Text {n} of {kb.id}." for n in range(12)})
+    write(tmp_path, **{f"f{n}": f"Text {n} of {kb.id[:8]}." for n in range(12)})
     run_id = started(parts, kb, tmp_path)
     embedder = CountingEmbedder(parts)
     counting = with_(parts, embedder=embedder)
@@ -332,7 +334,7 @@ def test_where_documents_seldom_kill_they_stay_together_for_the_first_deaths(
     stage: IngestStage, parts: Parts, kb: KnowledgeBase, tmp_path: Path
 ) -> None:
     """One call for each text of a batch, because a worker was restarted, would cost more than it saves."""
-    write(tmp_path, **{f"f{n}": f"Text {n} of {kb.id}." for n in range(4)})
+    write(tmp_path, **{f"f{n}": f"Text {n} of {kb.id[:8]}." for n in range(4)})
     run_id = started(parts, kb, tmp_path)
     run_stages(parts, run_id, *flow.STAGES[: flow.STAGES.index(stage)])
     for _ in range(parts.settings.max_crashes - 1):
@@ -408,7 +410,7 @@ def test_a_batch_of_many_texts_stops_between_two_calls_and_keeps_what_was_paid_f
     parts: Parts, kb: KnowledgeBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.ingest.embed._PAGE", 2)
-    write(tmp_path, **{f"f{n}": f"Text {n} of {kb.id}." for n in range(6)})
+    write(tmp_path, **{f"f{n}": f"Text {n} of {kb.id[:8]}." for n in range(6)})
     run_id = started(parts, kb, tmp_path)
     run_stages(parts, run_id, "parse", "chunk")
     embedder = CountingEmbedder(parts)
