@@ -6,10 +6,11 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import structlog
 from celery import Task
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject, Retry
 
 from pipeline.errors import Cancelled, CeleriacError, wrap
 from pipeline.logs import correlated
@@ -27,6 +28,7 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
 
     abstract = True
     max_retries = None  # attempt() counts
+    Request = "tasks.requests:CrashNotingRequest"
     throws = (CeleriacError,)  # attempt() logs them, and with a traceback what was none of ours before
 
     @contextmanager
@@ -57,7 +59,17 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
                     _log.warning("stage failed", attempt=number, error=str(failure))
                     raise failure from error
                 _log.info("stage retried", attempt=number, delay=round(delay, 2), error=failure.message)
-                raise self.retry(exc=failure, countdown=delay, headers={_FIRST_ATTEMPT: first}) from error
+                raise self._again(failure, delay, first) from error
+
+    def _again(self, failure: CeleriacError, delay: float, first: float) -> Any:
+        """What to raise so that this task runs again in ``delay`` seconds; ``first`` is when it was first tried."""
+        try:
+            self.retry(exc=failure, countdown=delay, headers={_FIRST_ATTEMPT: first})
+        except Reject as refused:
+            # It could not be sent. Celery would drop it: this message itself must come back instead.
+            return Reject(refused.reason, requeue=True)
+        except Retry as sent:
+            return sent
 
     @property
     def worker(self) -> str:
