@@ -79,15 +79,11 @@ _LOCK = sa.text("""
 SELECT status, EXISTS (SELECT FROM run_lanes l WHERE l.run_id = runs.id) AS listed FROM runs WHERE id = :id FOR UPDATE
 """)
 _COUNT_OPEN = sa.text("SELECT coalesce(sum(items), 0) FROM run_batches WHERE run_id = :id AND stage <> 'over'")
+# A batch's `failed` counts exactly the items that are queued again with it.
 _REQUEUE_BATCHES = sa.text("""
-UPDATE run_batches b SET failed = b.failed - f.failed, lane = NULL, holder = NULL, deaths = 0, crash = NULL,
+UPDATE run_batches b SET failed = 0, lane = NULL, holder = NULL, deaths = 0, crash = NULL,
     stage = CASE kind WHEN 'reembed' THEN 'embed' ELSE 'parse' END
-FROM runs r, (
-    SELECT b.number, count(*) AS failed FROM run_batches b JOIN run_items i
-        ON i.run_id = b.run_id AND i.number BETWEEN b.first_item AND b.last_item
-    WHERE b.run_id = :id AND b.failed > 0 AND i.status = 'failed' GROUP BY b.number
-) f
-WHERE r.id = :id AND b.run_id = :id AND b.number = f.number
+FROM runs r WHERE r.id = :id AND b.run_id = :id AND b.failed > 0
 """)
 _REQUEUE_ITEMS = sa.text("""
 UPDATE run_items SET status = 'queued', error = NULL, stage = NULL, attempt = NULL, failed_at = NULL, crashes = 0,
