@@ -353,7 +353,7 @@ def test_a_wave_of_which_a_task_breaks_is_sent_again(
     ((lane, number),) = parts.batches.open_lanes(run_id, lanes=1, size=4)
     wave = parts.batches.next_wave(run_id, lane, number, 4)
     assert wave is not None
-    canvas = canvases.wave(run_id, lane, number + 1, wave.batches, bulk=False)
+    canvas = canvases.following(run_id, lane, number + 1, wave)
     canvas.tasks[0].tasks[0].args = ({"no": "batch"},)
     canvas.apply_async()
     eventually(lambda: parts.redis.llen(key(parts, "parse")) == 0 and run_id not in set(recovery._ids_in_flight(parts)))

@@ -321,7 +321,7 @@ def test_a_wave_starts_with_what_the_lane_left_open_at_the_stage_it_is_at(parts:
     ((lane, step),) = lanes(parts, run_id, most=1, size=3)
     first = parts.batches.next_wave(run_id, lane, step, 3)
     assert first is not None
-    assert first.batches == ((0, "parse"), (1, "parse"), (2, "parse"))
+    assert (first.batches, first.bulk) == (((0, "parse"), (1, "parse"), (2, "parse")), True)
     end(parts, run_id, 0, 2)
     parts.batches.record(claimed(parts, run_id, batch=1), BatchOutcome(), next_stage="chunk")
     second = parts.batches.next_wave(run_id, lane, step + 1, 3)
@@ -454,7 +454,7 @@ OFTEN = {
     ledger: list(names.split())
     for ledger, names in {
         batches: "_LOOK _TAKE _COUNT_CRASH _ITEMS _RENEW _RECORD _MOVE_ON _END _FAIL _ABANDONED _OPEN_ITEMS _GIVE_UP "
-        "_STEP _LEFT_OPEN _NEXT _ANY_OPEN _COUNT _SILENT _RECALL",
+        "_STEP _LEFT_OPEN _NEXT _ANY_OPEN _SILENT _RECALL",
         runs: "_PROGRESS _FAILURES _LIST _FINISH _COUNT_OPEN _REQUEUE_BATCHES _REQUEUE_ITEMS",
     }.items()
 }
