@@ -12,6 +12,7 @@ from pipeline.types import Batch, IngestStage
 from tasks import canvases, runtime
 from tasks.app import app
 from tasks.base import StageTask
+from tasks.broker import reaching_redis
 
 _log = structlog.get_logger(__name__)
 
@@ -78,7 +79,7 @@ def upsert(task: StageTask, batch: dict[str, Any]) -> int:
 def next_wave(task: StageTask, _batches: list[int], run_id: str, lane: int, step: int) -> None:
     """Send what this lane does next, or the end of the run if nothing is left in any."""
     parts = runtime.parts()
-    with task.attempt(run=run_id, lane=str(lane), patience=parts.settings.ingest_patience):
+    with task.attempt(run=run_id, lane=str(lane), patience=parts.settings.ingest_patience), reaching_redis():
         wave = parts.batches.next_wave(run_id, lane, step, parts.settings.wave_batches)
         # None: the run is over, or another message has done this step.
         canvas = canvases.following(run_id, lane, step + 1, wave) if wave else None

@@ -84,10 +84,14 @@ def _work(lease: Lease, parts: Parts, attempt: int) -> None:
     if not _is_suspect(lease, parts):
         parts.batches.record(lease, stage(items, run, parts, lease), attempt=attempt, next_stage=following)
         return
+    chunks = 0
     for item in _spared(items, lease, parts, attempt):
         parts.batches.alone(lease, item.number)
-        parts.batches.record(lease, stage([item], run, parts, lease), attempt=attempt)
-    parts.batches.record(lease, BatchOutcome(), next_stage=following)
+        outcome = stage([item], run, parts, lease)
+        # Whoever takes over cuts all of them again: counted at the end, they count once.
+        chunks += outcome.chunks
+        parts.batches.record(lease, outcome.model_copy(update={"chunks": 0}), attempt=attempt)
+    parts.batches.record(lease, BatchOutcome(chunks=chunks), next_stage=following)
 
 
 def _is_suspect(lease: Lease, parts: Parts) -> bool:
