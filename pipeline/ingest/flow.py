@@ -115,7 +115,9 @@ def _require_match(run: Run, parts: Parts) -> None:
 
 
 def _parse(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
-    return parse(items, run, documents=parts.documents, parsers=parts.parsers, reading=parts.reading)
+    return parse(
+        items, run, documents=parts.documents, parsers=parts.parsers, remotes=parts.remotes, reading=parts.reading
+    )
 
 
 def _chunk(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
