@@ -21,6 +21,8 @@ import httpcore2
 from pipeline.errors import UnreadableSource
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# Registered for special use, and not known to every Python.
+_SPECIAL = [ipaddress.ip_network(net) for net in ("192.0.0.0/24", "64:ff9b:1::/48", "3fff::/20", "5f00::/16")]
 _Lookup = list[str] | OSError | UnicodeError
 
 
@@ -95,18 +97,17 @@ def is_public(address: str) -> bool:
     An address that carries an IPv4 address (mapped, NAT64, 6to4, Teredo) is judged by that one too.
     """
     found = ipaddress.ip_address(address.partition("%")[0])
-    carried: list[ipaddress.IPv4Address | None] = []
     if isinstance(found, ipaddress.IPv6Address):
         if found.ipv4_mapped is not None:
             return is_public(str(found.ipv4_mapped))
-        carried = [found.sixtofour, *(found.teredo or ())]
         if found in _NAT64:
-            carried.append(ipaddress.IPv4Address(int(found) & 0xFFFFFFFF))
-        if found.is_site_local:
+            return is_public(str(ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)))
+        carried = [found.sixtofour, *(found.teredo or ())]
+        if found.is_site_local or not all(is_public(str(inner)) for inner in carried if inner is not None):
             return False
-    if not found.is_global or found.is_multicast or found.is_reserved or found.is_unspecified:
+    if any(found in network for network in _SPECIAL):
         return False
-    return all(is_public(str(inner)) for inner in carried if inner is not None)
+    return found.is_global and not (found.is_multicast or found.is_reserved or found.is_unspecified)
 
 
 def _require_public(host: str, addresses: list[str]) -> None:

@@ -135,9 +135,9 @@ def _end_of_element(file: BinaryIO, start: int) -> tuple[int, bool]:
                 in_string = True
             elif token in b"{[":
                 depth += 1
-            elif token in b"}]," and depth == 0:
+            elif token in b"]," and depth == 0:
                 return base + found.start(), True
-            elif token in b"}]":
+            elif token in b"}]" and depth:
                 depth -= 1
                 if depth == 0:
                     return base + found.end(), True
