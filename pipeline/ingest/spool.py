@@ -6,6 +6,7 @@ the run has ended: whoever makes a new copy removes those that are too old.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Iterable
@@ -35,11 +36,11 @@ class Spool:
                     file.write(piece)
                     _require_within(file.tell(), max_bytes, what)
         except OSError as error:
-            path.unlink(missing_ok=True)
+            _forget(path)
             hint = "CELERIAC_HOME must be a folder with enough space that can be written to."
             raise BadSettings(f"{what} can't be copied to {self._folder}: {error.strerror or error}.", hint) from None
         except BaseException:
-            path.unlink(missing_ok=True)
+            _forget(path)
             raise
         return path
 
@@ -47,6 +48,11 @@ class Spool:
         for path in self._folder.iterdir():
             if time.time() - path.stat().st_mtime > self._ttl:
                 path.unlink(missing_ok=True)
+
+
+def _forget(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _require_within(size: int, max_bytes: int | None, what: str) -> None:

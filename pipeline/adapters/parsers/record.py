@@ -91,7 +91,7 @@ def _aliases(record: Record, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _chosen(record: Record, names: tuple[str, ...]) -> dict[str, Any]:
-    values = {name: _storable(field(record, name)) for name in names}
+    values = {normal_form(name): _storable(field(record, name)) for name in names}
     found = {name: value for name, value in values.items() if value is not None}
     size = _size(found)
     if size > MAX_METADATA_BYTES:

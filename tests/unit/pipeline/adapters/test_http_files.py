@@ -143,7 +143,7 @@ def test_a_wait_that_is_asked_for_and_too_long_is_passed_on(files: HttpFiles, we
 def test_nobody_there_is_unreachable(files: HttpFiles, web: WebServer) -> None:
     with pytest.raises(Unreachable, match="can't be reached"):
         read(files, "http://127.0.0.1:1/", timeout=1)
-    with pytest.raises(Unreachable, match="the address of nowhere.invalid can't be found"):
+    with pytest.raises(Unreachable, match=r"the address of nowhere\.invalid can't be found"):
         read(files, "http://nowhere.invalid/", timeout=1)
 
 

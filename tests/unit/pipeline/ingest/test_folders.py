@@ -41,7 +41,9 @@ def walked(folder: Path, *patterns: str, heard: Heard | None = None) -> list[str
 
 
 def test_rules_keep_files_and_folders_out_and_are_counted(tmp_path: Path) -> None:
-    make(tmp_path, "a.md", "b.log", "keep.log", "build/c.md", "sub/build/d.md", top="*.log\n!keep.log\nbuild/\n# note\n")
+    make(
+        tmp_path, "a.md", "b.log", "keep.log", "build/c.md", "sub/build/d.md", top="*.log\n!keep.log\nbuild/\n# note\n"
+    )
     heard = Heard()
     assert walked(tmp_path, heard=heard) == ["a.md", "keep.log"]
     assert heard.ignored == 3

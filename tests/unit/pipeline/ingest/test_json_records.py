@@ -52,7 +52,7 @@ def test_the_own_id_of_a_record_is_found(text: str, own: str) -> None:
 
 def test_the_short_cut_agrees_with_the_parser() -> None:
     dice = random.Random(1)
-    values = [7, -3, "a", " b ", "", None, True, 1.5, "x\\\"", "é", {"id": 3}, ["id"]]
+    values = [7, -3, "a", " b ", "", None, True, 1.5, 'x\\"', "é", {"id": 3}, ["id"]]
     find = own_ids(ID_NAMES)
     for _ in range(3000):
         keys = dice.sample([*ID_NAMES, "text", "title"], dice.randint(1, 5))
@@ -72,7 +72,7 @@ def test_dotted_paths_go_through_names_that_hold_dots() -> None:
 
 @pytest.mark.parametrize("indent", [None, 2])
 def test_elements_of_any_kind_are_found(indent: int | None) -> None:
-    values = [{"id": 1}, 12, -1.5e3, "a,]\"}", None, True, [1, [2]], {}, [], {"deep": {"er": ["]"]}}]
+    values = [{"id": 1}, 12, -1.5e3, 'a,]"}', None, True, [1, [2]], {}, [], {"deep": {"er": ["]"]}}]
     assert [json.loads(piece) for piece in pieces(json.dumps(values, indent=indent))] == values
 
 
