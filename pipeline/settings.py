@@ -123,14 +123,14 @@ class Settings(BaseSettings):
 
     # Ingest
     parse_timeout: float = Field(default=120.0, gt=0)
-    """For the sources of one batch; the one that is being read when it ends fails."""
+    """For reading one document, and for cutting it; one that takes longer fails."""
     parse_memory_mb: int = Field(default=1024, ge=64)
     """What a process of the parse pool may hold beyond what it starts with; a document that needs more fails."""
     max_crashes: int = Field(default=3, ge=1)
     """Workers that a document may take down, alone, before it is given up."""
     ingest_patience: float = Field(default=3600.0, ge=0)
     """How long a batch keeps trying while a service is down or refuses."""
-    batch_documents: int = Field(default=128, ge=1)
+    batch_documents: int = Field(default=256, ge=1)
     batch_tokens: int = Field(default=100_000, ge=1)
     """Estimated from the size of the sources."""
     wave_batches: int = Field(default=8, ge=1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from celery import Celery, signals
 
 from pipeline import logs
-from tasks import heartbeat, runtime
+from tasks import heartbeat, limits, runtime
 from tasks.reconnection import GiveBack
 
 runtime.prepare_process()
@@ -23,16 +24,25 @@ def _configure_logging(**_: Any) -> None:
     logs.configure(settings.log_format, settings.log_level)
 
 
+# Celery sends the next task of a chain itself, and gives the chain up where it can't: a worker waits for a broker that
+# restarts, some 20 seconds in all.
+_PUBLISH_RETRIES = {"max_retries": 22, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 1.0}
+
+
 @signals.worker_init.connect
 def _warm_up(**_: Any) -> None:
+    app.conf.task_publish_retry_policy = _PUBLISH_RETRIES
     # In a gevent worker this process runs the tasks. A prefork parent only forks: connections must not cross that.
     if runtime.is_patched():
         runtime.parts().warm_up()
 
 
 @signals.worker_process_init.connect
-def _fresh_parts_after_fork(**_: Any) -> None:
+def _begin_child(**_: Any) -> None:
     runtime.forget()
+    parts = runtime.parts()
+    limits.bound_memory(parts.settings.parse_memory_mb)
+    parts.bound_document = partial(limits.bound_time, parts.settings.parse_timeout)
 
 
 @signals.worker_ready.connect
