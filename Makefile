@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint install lock clean
+.PHONY: demo test lint bench-ingest install lock clean
 
 demo: install  ## Start the embedded stack, ingest our own docs, ask two questions, stop everything.
 	@$(BIN)/python -m deploy.local.demo
@@ -16,6 +16,9 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench-ingest: install  ## Measure ingest (docs/performance.md); BENCH="--parts api" passes options on.
+	@$(BIN)/python -m tests.benchmarks.ingest $(BENCH)
 
 install: $(VENV)/.installed
 

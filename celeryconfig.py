@@ -19,7 +19,7 @@ if _url.startswith("rediss://") and "ssl_cert_reqs=" not in _url:
 
 # ------------------------------------------------------------------ services
 broker_url = _url
-result_backend = _url
+result_backend = f"tasks.results:AskedRedisBackend+{_url}"
 # Names this process wherever it leaves a trace in Redis: its heartbeat, and the messages it holds.
 worker_token = uuid.uuid4().hex[:12]
 broker_transport_options = {

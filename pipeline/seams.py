@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pipeline.types import (
     AnswerMode,
@@ -129,7 +129,34 @@ class Inventory(Protocol):
         """One line with the store's version; raises where it can't be used as it is."""
 
 
-class VectorStore(Retriever, IndexWriter, Inventory, Protocol):
+class StoredEntry(NamedTuple):
+    """What a store holds of one chunk, without its vector: a million of them pass through a check.
+
+    ``broken`` says what is wrong with the entry itself, such as ``no vector``.
+    """
+
+    chunk_id: str
+    document_id: str
+    generation: int
+    broken: str = ""
+
+
+class Inspectable(Protocol):
+    """Lets an index be compared with the truth."""
+
+    def entries(self, index: IndexRef, *, timeout: float) -> Iterator[StoredEntry]:
+        """All entries in the order of their chunk ids (lower case), in pages; ``timeout`` is for each. An index never
+        made has none; a store that can't be reached raises.
+        """
+
+    def faults(self, index: IndexRef, *, timeout: float) -> list[str]:
+        """What is wrong with the index as a whole, a line each; none where it was never made."""
+
+    def mend(self, index: IndexRef, *, timeout: float) -> None:
+        """Put right what :meth:`faults` finds, as far as that is possible, and remove halves of entries."""
+
+
+class VectorStore(Retriever, IndexWriter, Inventory, Inspectable, Protocol):
     """What an adapter of a vector store provides."""
 
 

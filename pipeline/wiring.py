@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.adapters.postgres.batches import Batches
     from pipeline.adapters.postgres.documents import Documents
     from pipeline.adapters.postgres.embeddings import EmbeddingCache
+    from pipeline.adapters.postgres.inspection import Inspection
     from pipeline.adapters.postgres.knowledge_bases import KnowledgeBases
     from pipeline.adapters.postgres.passages import Passages
     from pipeline.adapters.postgres.questions import Questions
@@ -172,6 +173,13 @@ class Parts:
         from pipeline.leases import LeaseKeeper
 
         return LeaseKeeper(self.batches.renew, every=self.settings.heartbeat_ttl / 4)
+
+    @once
+    def inspection(self) -> Inspection:
+        """What a vector store is compared with."""
+        from pipeline.adapters.postgres.inspection import Inspection
+
+        return Inspection(self.engine)
 
     @once
     def questions(self) -> Questions:

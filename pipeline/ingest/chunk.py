@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-from pipeline.errors import CeleriacError, ParseFailed, wrap
+from pipeline.errors import CeleriacError, InternalFault, ParseFailed, wrap
 from pipeline.ingest.cutting import cut
 from pipeline.ingest.reading import within_memory
 from pipeline.seams import Chunker
@@ -24,6 +24,9 @@ class Documents(Protocol):
     def save_chunks(self, kb_id: str, versions: Sequence[tuple[str, int]], chunks: Sequence[DraftChunk]) -> None:
         """Replace the chunks of these generations."""
 
+    def outdated(self, versions: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Those whose document is gone, or live at a newer generation."""
+
 
 def chunk(
     items: Sequence[RunItem],
@@ -37,8 +40,12 @@ def chunk(
     drafts = {draft.document_id: draft for draft in documents.drafts([_version(item) for item in items])}
     made: dict[int, list[DraftChunk]] = {}
     failed: dict[int, CeleriacError] = {}
-    # A draft that is gone was overtaken: another run has made a newer generation live.
-    overtaken = [item.number for item in items if item.document_id not in drafts]
+    gone = [item for item in items if item.document_id not in drafts]
+    # Another run has made a newer generation live, or deleted the document.
+    outdated = documents.outdated([_version(item) for item in gone]) if gone else set()
+    overtaken = [item.number for item in gone if _version(item) in outdated]
+    lost = InternalFault("What was read of it is gone.", "`runs retry` reads it again.")
+    failed |= {item.number: lost for item in gone if item.number not in overtaken}
     for item in items:
         if item.document_id not in drafts:
             continue

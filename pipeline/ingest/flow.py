@@ -138,12 +138,12 @@ def _embed(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> B
         cache=parts.embeddings,
         embedder=parts.embedder,
         timeout=parts.settings.embed_timeout,
-        go_on=lambda: parts.runs.find(run.id).status == "running",
+        go_on=lambda: _is_running(run.id, parts),
     )
 
 
 def _upsert(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
-    return upsert(
+    outcome = upsert(
         items,
         run,
         documents=parts.documents,
@@ -151,6 +151,13 @@ def _upsert(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> 
         store=parts.store,
         timeout=parts.settings.write_timeout,
     )
+    if not _is_running(run.id, parts):
+        parts.knowledge_bases.refresh_size(run.kb.id)  # a cancelled run has no finalize that would
+    return outcome
+
+
+def _is_running(run_id: str, parts: Parts) -> bool:
+    return parts.runs.find(run_id).status == "running"
 
 
 # By name: the stage, and what comes after it.
