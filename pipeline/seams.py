@@ -8,6 +8,7 @@ ones. Every method that leaves the process takes ``timeout`` in seconds and rais
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from pipeline.types import (
@@ -174,6 +175,34 @@ class Chunker(Protocol):
 
     def chunk(self, document: ParsedDocument) -> list[Chunk]:
         """Pieces in order, whose text is exactly that stretch of the document's text."""
+
+
+# --------------------------------------------------------------------------- sources elsewhere
+
+
+class Download(Protocol):
+    """The content of a remote file while it comes in."""
+
+    @property
+    def media_type(self) -> str:
+        """What the server says it is, as ``text/html``, in lower case and without parameters; '' where it doesn't."""
+
+    def pieces(self) -> Iterator[bytes]:
+        """The bytes, decompressed."""
+
+
+class RemoteFiles(Protocol):
+    """Files that are read over the network, by URL."""
+
+    def find(self, url: str, *, timeout: float) -> Iterator[str]:
+        """URLs of the files below ``url``, of itself if it is a file; raises NotFound before the first where there is
+        nothing. ``timeout`` bounds the wait for each listing.
+        """
+
+    def open(self, url: str, *, max_bytes: int, timeout: float) -> AbstractContextManager[Download]:
+        """Read one file within ``timeout`` seconds. Raises UnreadableSource where it is longer than ``max_bytes`` or
+        not to be had, and retryable errors of services.
+        """
 
 
 # --------------------------------------------------------------------------- streams

@@ -377,10 +377,13 @@ class Draft(Value):
 
 
 class Reading(Value):
-    """How sources are read: the largest file and the largest record in bytes, and what decides how they are cut."""
+    """How sources are read: the largest file and the largest record in bytes, the seconds that a remote one may take,
+    and what decides how they are cut.
+    """
 
     max_bytes: int
     max_record_bytes: int
+    fetch_timeout: float = 30.0
     fingerprint: str
 
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline.errors import BadSettings
-from pipeline.seams import Chunker, Embedder, Generator, Parser, Reranker, VectorStore
+from pipeline.seams import Chunker, Embedder, Generator, Parser, RemoteFiles, Reranker, VectorStore
 from pipeline.settings import OFFLINE_EMBEDDER, OFFLINE_GENERATOR, Settings
 from pipeline.types import Reading
 
@@ -282,12 +282,27 @@ class Parts:
 
         return TokenChunker(self.settings.chunk_tokens, self.settings.chunk_overlap_tokens)
 
+    @once
+    def remotes(self) -> Mapping[str, RemoteFiles]:
+        """What reads URLs, by scheme; the one under '' reads those of buckets."""
+        from pipeline.adapters.bucket_files import BucketFiles
+        from pipeline.adapters.http_files import HttpFiles
+
+        settings = self.settings
+        http = HttpFiles(connect_timeout=settings.connect_timeout, allow_private=settings.allow_private_addresses)
+        return {"http": http, "https": http, "": BucketFiles()}
+
     @property
     def reading(self) -> Reading:
         """How sources are read; a change of it makes every document count as changed."""
         cut = f"{self.settings.chunk_tokens}/{self.settings.chunk_overlap_tokens}"
         settings = self.settings
-        return Reading(max_bytes=settings.max_source_bytes, max_record_bytes=settings.max_record_bytes, fingerprint=cut)
+        return Reading(
+            max_bytes=settings.max_source_bytes,
+            max_record_bytes=settings.max_record_bytes,
+            fetch_timeout=settings.fetch_timeout,
+            fingerprint=cut,
+        )
 
     # ------------------------------------------------------------------ life
 

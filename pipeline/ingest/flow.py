@@ -124,6 +124,7 @@ def _parse(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> B
         run,
         documents=parts.documents,
         parsers=parts.parsers,
+        remotes=parts.remotes,
         reading=parts.reading,
         bound=parts.bound_document,
     )

@@ -9,11 +9,12 @@ from typing import Protocol
 
 from pipeline.errors import CeleriacError, wrap
 from pipeline.ingest.reading import parse_document, read_source
+from pipeline.ingest.remotes import Remotes
 from pipeline.seams import Parser
 from pipeline.types import BatchOutcome, Draft, ParsedDocument, Reading, Run, RunItem, Source
 
 # Part of every content hash: raise it when parsers or chunker change what they make of the same bytes.
-READER_VERSION = "1"
+READER_VERSION = "2"
 
 
 class Known(Protocol):
@@ -49,6 +50,7 @@ def parse(
     *,
     documents: Documents,
     parsers: Mapping[str, Parser],
+    remotes: Remotes,
     reading: Reading,
     bound: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> BatchOutcome:
@@ -65,7 +67,7 @@ def parse(
         before = known.get(item.key)
         try:
             with bound():
-                data, digest = _read(item, run, reading)
+                data, digest = _read(item, run, remotes, reading)
                 if before is not None and digest == before.content_hash:
                     unchanged.append(item)
                 else:
@@ -84,9 +86,9 @@ def parse(
     )
 
 
-def _read(item: RunItem, run: Run, reading: Reading) -> tuple[bytes, str]:
-    is_record = item.source.offset is not None
-    data = read_source(item.source, max_bytes=reading.max_record_bytes if is_record else reading.max_bytes)
+def _read(item: RunItem, run: Run, remotes: Remotes, reading: Reading) -> tuple[bytes, str]:
+    max_bytes = reading.max_bytes if item.source.offset is None else reading.max_record_bytes
+    data = read_source(item.source, max_bytes=max_bytes, remotes=remotes, timeout=reading.fetch_timeout)
     return data, _digest(data, item.source, run, reading)
 
 

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import TypeVar
 
 from pipeline.errors import InternalFault, ParseFailed, UnreadableSource
-from pipeline.ingest.origins import decode_path
+from pipeline.ingest.origins import decode_path, is_remote
+from pipeline.ingest.remotes import Remotes, read_remote
 from pipeline.seams import Parser
 from pipeline.types import ParsedDocument, RecordFields, Source
 
 T = TypeVar("T")
 
+_NO_REMOTES: Remotes = {}
 _NO_TEXT_HINTS = {"pdf": "Its pages may be scanned images: run OCR over it first."}
 
 
-def read_source(source: Source, *, max_bytes: int) -> bytes:
-    """The whole file, or the record's stretch of it; raises UnreadableSource.
+def read_source(source: Source, *, max_bytes: int, remotes: Remotes = _NO_REMOTES, timeout: float = 30.0) -> bytes:
+    """The whole file, or the record's stretch of it; raises UnreadableSource, and retryable errors of services.
 
-    Never waits: what is no regular file (a pipe, a device) is refused.
+    What is no regular file (a pipe, a device) is refused, never waited for; a URL may take ``timeout`` seconds.
     """
+    if is_remote(source.origin):
+        return read_remote(source, remotes, max_bytes=max_bytes, timeout=timeout)
     try:
         with open(decode_path(source.origin), "rb", opener=_without_waiting) as file:
             size = _checked_size(file.fileno(), source, max_bytes)
@@ -44,7 +49,7 @@ def parse_document(data: bytes, source: Source, fields: RecordFields, parsers: M
         raise InternalFault(f"There is no parser for the format '{source.format}'.")
     document = within_memory(lambda: parser.parse(data, source, fields))
     # Postgres can't hold a NUL, and would refuse all documents written with this one.
-    if any("\0" in part for part in (document.text, document.title, *(block.section for block in document.blocks))):
+    if any("\0" in part for part in _strings(document)):
         raise InternalFault(f"The parser of the format '{source.format}' let a NUL character pass.")
     if not document.text.strip():
         raise ParseFailed("It holds no text.", _NO_TEXT_HINTS.get(source.format, "Remove it, or put text into it."))
@@ -62,6 +67,13 @@ def within_memory(work: Callable[[], T]) -> T:
     bound, _ = resource.getrlimit(resource.RLIMIT_DATA)
     limit = "there is" if bound == resource.RLIM_INFINITY else f"the {bound // 2**20:,} MB that its process may hold"
     raise ParseFailed(f"It needs more memory than {limit}.", "Split it, or raise CELERIAC_PARSE_MEMORY_MB.")
+
+
+def _strings(document: ParsedDocument) -> Iterator[str]:
+    yield from (document.text, document.title, *document.aliases)
+    yield from (block.section for block in document.blocks)
+    if document.metadata:
+        yield json.dumps(document.metadata, ensure_ascii=False).replace("\\u0000", "\0")
 
 
 def _without_waiting(path: str, flags: int) -> int:
