@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from pipeline.errors import CeleriacError, InternalFault, ParseFailed, wrap
-from pipeline.ingest.cutting import cut
+from pipeline.ingest.cutting import context_of, cut
 from pipeline.ingest.reading import within_memory
 from pipeline.seams import Chunker
 from pipeline.types import BatchOutcome, Draft, DraftChunk, ParsedDocument, Run, RunItem, indexed_text
@@ -71,7 +71,7 @@ def _chunks(draft: Draft, kb_id: str, chunker: Chunker) -> list[DraftChunk]:
         raise ParseFailed("The document holds no text.")
     found = []
     for piece in pieces:
-        context = _context(draft.title, piece.section)
+        context = context_of(draft.title, draft.aliases, piece.section)
         found.append(
             DraftChunk(
                 id=chunk_id(kb_id, draft.document_id, draft.generation, piece.ordinal),
@@ -89,11 +89,6 @@ def _chunks(draft: Draft, kb_id: str, chunker: Chunker) -> list[DraftChunk]:
             )
         )
     return found
-
-
-def _context(title: str, section: str) -> str:
-    # A Markdown file's first heading is often its title too: once is enough.
-    return section if section.startswith(title) else f"{title} > {section}" if section else title
 
 
 def _version(item: RunItem) -> tuple[str, int]:
