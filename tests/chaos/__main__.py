@@ -88,11 +88,7 @@ def _row(report: Report) -> str:
     outcome = f"{len(report.findings)} findings" if report.findings else "ok"
     return _HEAD.format(
         *(report.seed, *kills, report.freezes, report.seconds, report.redis_end, "SIGQUIT", report.redeliveries),
-        *(
-            report.embedded_texts,
-            report.distinct_texts,
-            f"{len(report.findings)} findings" if report.findings else "ok",
-        ),
+        *(report.embedded_texts, report.distinct_texts, outcome),
     )
 
 

@@ -71,17 +71,19 @@ class Monkey:
         """Whether both services went down and came back."""
         return all(outage.over for outage in self._outages)
 
-    def act(self, share: float) -> None:
-        """What is due, with this share of the run over."""
+    def act(self, share: float, *, kills: bool) -> None:
+        """What is due, with this share of the run over; without ``kills`` only services still go down."""
         now = time.monotonic()
+        for outage in self._outages:
+            outage.act(share)
+        if not kills:
+            return
         if now >= self._kill_at:
             self._kill()
             self._kill_at = now + self._dice.uniform(*_KILL_EVERY)
         if now >= self._freeze_at:
             self._freeze()
             self._freeze_at = now + self._dice.uniform(*_FREEZE_EVERY)
-        for outage in self._outages:
-            outage.act(share)
 
     def rest(self) -> None:
         """Leave no service down."""

@@ -147,7 +147,7 @@ class Trial:
             if spent > self._demands.run_seconds:
                 raise AssertionError(f"the run is not over after {spent:.0f} s: {watch.share:.0%} of it is")
             self._crew.tend()
-            monkey.act(watch.share) if spent < self._demands.chaos_seconds else monkey.rest()
+            monkey.act(watch.share, kills=spent < self._demands.chaos_seconds)
             time.sleep(_TICK)
         if status != "done":
             raise AssertionError(f"the run ended {status}: {self._parts.runs.find(run_id).error}")
