@@ -19,6 +19,7 @@
     ├── DocumentError              one document can't be indexed; the others go on
     │   ├── UnreadableSource       gone, no permission, too large
     │   └── ParseFailed            not what its name says, damaged, or without text
+    ├── Busy                       somebody else is at it            (retryable)
     ├── DeadlineExceeded           the time allowed for it is over
     ├── Cancelled                  its owner gave it up
     └── InternalFault              a defect or a lost worker; a report is welcome
@@ -59,6 +60,12 @@ class CeleriacError(Exception):
     def detail(self) -> dict[str, Any]:
         """Facts for programs: upstream, HTTP status, seconds to wait …"""
         return dict(self.args[2])
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds that whoever refused asked to wait, or None where nobody said."""
+        value = self.detail.get("retry_after")
+        return None if value is None else float(value)
 
     @property
     def code(self) -> str:
@@ -135,12 +142,6 @@ class RateLimited(UpstreamError):
     retryable = True
     default_hint = "Lower the load or raise the limit of the account."
 
-    @property
-    def retry_after(self) -> float | None:
-        """Seconds the service asked to wait, or None where it didn't say."""
-        value = self.detail.get("retry_after")
-        return None if value is None else float(value)
-
 
 class ServerFault(UpstreamError):
     """The service failed inside, or its reply broke off."""
@@ -175,6 +176,12 @@ class UnreadableSource(DocumentError):
 
 class ParseFailed(DocumentError):
     """The content is damaged, not what its name says, or holds no text."""
+
+
+class Busy(CeleriacError):
+    """Somebody else is at it; ``retry_after`` is when that may be over."""
+
+    retryable = True
 
 
 class DeadlineExceeded(CeleriacError):

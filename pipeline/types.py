@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.errors import CeleriacError
+
 Vector = NDArray[np.float32]
 
 Fusion = Literal["scores", "rrf"]
@@ -454,21 +456,66 @@ class Failure(Value):
 
 
 class RunItem(Value):
-    """One source of a run. ``suspect``: it was in a batch whose worker died; ``crashes``: how many workers died while
-    they had it alone.
-    """
+    """One source of a run that is not over; ``crashes`` counts the workers that died while they had it alone."""
 
     number: int
     key: str
     source: Source
     document_id: str | None = None
     generation: int | None = None
-    suspect: bool = False
     crashes: int = 0
 
 
 class Batch(Value):
-    """The share of a run that one chain of ingest tasks carries: its items are rows in Postgres."""
+    """The share of a run that one chain of ingest tasks carries: its items are rows in Postgres.
+
+    ``bulk``: the run is large, and smaller ones may overtake it.
+    """
 
     run_id: str
     number: int
+    bulk: bool = False
+
+
+class Lease(Value):
+    """A worker's hold on a batch for one stage. ``fence`` grows with every lease: only the newest may write.
+
+    ``deaths`` counts the holders before it that died at this stage, ``crash`` is what is known of the last one's end.
+    """
+
+    batch: Batch
+    stage: IngestStage
+    holder: str
+    fence: int
+    first_item: int
+    last_item: int
+    deaths: int = 0
+    crash: str = ""
+
+
+class Wave(Value):
+    """What a lane sends next: batches with the stage each is at. Empty and ``last``: nothing is left in the run."""
+
+    batches: tuple[tuple[int, IngestStage], ...] = ()
+    last: bool = False
+
+
+class BatchOutcome(BaseModel):
+    """What a stage made of the items of a batch, by item number; those not named go on to the next stage.
+
+    ``versions`` are the (document, generation) pairs that items were given; ``chunks`` and ``embedded`` are counts.
+    """
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    versions: dict[int, tuple[str, int]] = {}
+    unchanged: tuple[int, ...] = ()
+    failed: dict[int, CeleriacError] = {}
+    done: tuple[int, ...] = ()
+    chunks: int = 0
+    embedded: int = 0
+
+    @property
+    def over(self) -> int:
+        """How many items have reached an end."""
+        return len(self.unchanged) + len(self.failed) + len(self.done)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import redis
     import sqlalchemy as sa
 
+    from pipeline.adapters.postgres.batches import Batches
     from pipeline.adapters.postgres.documents import Documents
     from pipeline.adapters.postgres.embeddings import EmbeddingCache
     from pipeline.adapters.postgres.knowledge_bases import KnowledgeBases
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.adapters.postgres.runs import Runs
     from pipeline.adapters.postgres.schema import Schema
     from pipeline.adapters.redis_stream import AnswerStreams
+    from pipeline.leases import LeaseKeeper
 
 T = TypeVar("T")
 
@@ -153,6 +155,20 @@ class Parts:
         from pipeline.adapters.postgres.runs import Runs
 
         return Runs(self.engine)
+
+    @once
+    def batches(self) -> Batches:
+        """The batches of runs, and leases on them."""
+        from pipeline.adapters.postgres.batches import Batches
+
+        return Batches(self.engine, lease_seconds=self.settings.heartbeat_ttl)
+
+    @once
+    def leases(self) -> LeaseKeeper:
+        """What keeps this process's leases alive."""
+        from pipeline.leases import LeaseKeeper
+
+        return LeaseKeeper(self.batches.renew, every=self.settings.heartbeat_ttl / 4)
 
     @once
     def questions(self) -> Questions:

@@ -32,14 +32,25 @@ class QueueState(Value):
 def queues(parts: Parts) -> list[QueueState]:
     """The state of every queue, in the order of ``celeryconfig``."""
     names = [queue.name for queue in celeryconfig.task_queues]
-    prefix = celeryconfig.broker_transport_options["global_keyprefix"]
     with reaching_redis():
         workers = heartbeat.reports(parts)
-        depths: list[Any] = [parts.redis.llen(f"{prefix}{name}") for name in names]
+        depths = [sum(_length(key, parts) for key in keys_of(name)) for name in names]
     return [
         QueueState(name=name, waiting=depth, consumers=sum(name in worker.queues for worker in workers))
         for name, depth in zip(names, depths, strict=True)
     ]
+
+
+def keys_of(queue: str) -> list[str]:
+    """The Redis lists of one queue: one per priority, the most urgent first (as kombu names them)."""
+    options: dict[str, Any] = celeryconfig.broker_transport_options
+    suffixes = ["", *(f"{options['sep']}{step}" for step in options["priority_steps"][1:])]
+    return [f"{options['global_keyprefix']}{queue}{suffix}" for suffix in suffixes]
+
+
+def _length(key: str, parts: Parts) -> int:
+    length: Any = parts.redis.llen(key)
+    return int(length)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The only place that says ``chain``, ``group`` or ``chord``.
 
 ask      chain( guard → embed → search → enrich → rerank → generate → record )
-ingest   wave = chord( [ chain( parse → chunk → embed → upsert ) per batch ], next_wave ) → … → finalize
+ingest   lane = chord( [ chain( parse → chunk → embed → upsert ) per batch ], next_wave ) → … ; the last one → finalize
 """
 
 from __future__ import annotations
@@ -13,12 +13,9 @@ from typing import Any
 from celery import chain, chord
 
 from pipeline.ask.flow import STAGES as ASK_STAGES
-from pipeline.ingest.flow import STAGES as INGEST_STAGES
-from pipeline.types import AskState, Batch, Question
+from pipeline.ingest.flow import stages_from
+from pipeline.types import AskState, Batch, IngestStage, Question
 from tasks.app import app
-
-# Ids of tasks are made of wave numbers: those of a new epoch must not meet those of the last one.
-_WAVES_PER_EPOCH = 1_000_000
 
 
 def ask(question: Question) -> Any:
@@ -32,26 +29,25 @@ def ask(question: Question) -> Any:
     return canvas
 
 
-def wave(run_id: str, batches: Sequence[int], number: int) -> Any:
-    """The canvas of one wave of a run: its batches side by side, then the body that decides what comes next.
+def wave(run_id: str, lane: int, step: int, batches: Sequence[tuple[int, IngestStage]], *, bulk: bool) -> Any:
+    """The canvas of one wave: its batches side by side, each from the stage it is at, then the body that sends the
+    lane's next wave.
 
     Header tasks never raise, they end their batch with a status; were they to raise all the same, or the body, the
     errback ends the run.
     """
-    header = [_batch(Batch(run_id=run_id, number=batch), f"{run_id}.{number}.{batch}") for batch in batches]
-    return chord(header, _next_wave(run_id, number + 1))
+    header = [
+        _batch(Batch(run_id=run_id, number=number, bulk=bulk), stage, f"{run_id}.{lane}.{step}.{number}")
+        for number, stage in batches
+    ]
+    return chord(header, _next_wave(run_id, lane, step))
 
 
-def start(run_id: str, epoch: int = 0) -> Any:
-    """Begin a run whose manifest is complete, or go on with one whose messages are gone: its manifest says where."""
-    first = _next_wave(run_id, epoch * _WAVES_PER_EPOCH)
+def lane(run_id: str, number: int, step: int) -> Any:
+    """Begin a lane of a run whose manifest is complete, or go on with one whose messages are gone."""
+    first = _next_wave(run_id, number, step)
     first.args = ([], *first.args)
     return first
-
-
-def epoch_of(wave_number: int) -> int:
-    """The epoch of a run that a wave belongs to."""
-    return wave_number // _WAVES_PER_EPOCH
 
 
 def end(run_id: str) -> Any:
@@ -61,12 +57,12 @@ def end(run_id: str) -> Any:
     return finalize
 
 
-def _next_wave(run_id: str, number: int) -> Any:
-    body = app.signature("ingest.next_wave", args=(run_id, number), task_id=f"{run_id}.{number}")
+def _next_wave(run_id: str, lane: int, step: int) -> Any:
+    body = app.signature("ingest.next_wave", args=(run_id, lane, step), task_id=f"{run_id}.{lane}.{step}")
     return body.on_error(app.signature("ingest.failed", args=(run_id,)))
 
 
-def _batch(batch: Batch, task_id: str) -> Any:
-    steps = [app.signature(f"ingest.{name}", task_id=f"{task_id}.{name}") for name in INGEST_STAGES]
+def _batch(batch: Batch, stage: IngestStage, task_id: str) -> Any:
+    steps = [app.signature(f"ingest.{name}", task_id=f"{task_id}.{name}") for name in stages_from(stage)]
     steps[0].args = (batch.encode(),)
     return chain(*steps)

@@ -111,9 +111,32 @@ class Client:
         """Hand a run whose manifest is complete to the workers."""
         if not self._parts.runs.start(run_id):
             raise Conflict(f"Run {run_id} is over already.", "Ingest again.")
+        self._send_run(run_id)
+
+    def cancel_run(self, run_id: str) -> bool:
+        """End a run: no stage begins after that, and what is embedded stays paid for; False: it was over already."""
+        self._parts.runs.find(run_id)
+        return self._parts.runs.cancel(run_id)
+
+    def resume_run(self, run_id: str) -> int:
+        """Go on with a cancelled or failed run; returns how many sources are open. Raises Conflict, NotFound."""
+        waiting = self._parts.runs.reopen(run_id)
+        self._send_run(run_id)
+        return waiting
+
+    def retry_run(self, run_id: str) -> int:
+        """Try the failed sources of a run again; returns how many. Raises Conflict, NotFound."""
+        failed = self._parts.runs.requeue(run_id)
+        self._send_run(run_id)
+        return failed
+
+    def _send_run(self, run_id: str) -> None:
+        settings = self._parts.settings
+        lanes = self._parts.batches.open_lanes(run_id, lanes=settings.waves_at_once, size=settings.wave_batches)
         try:
             with reaching_redis():
-                canvases.start(run_id).apply_async()
+                for lane, step in lanes:
+                    canvases.lane(run_id, lane, step).apply_async()
         except CeleriacError as error:
             self._parts.runs.finish(run_id, "failed", error=error)
             raise

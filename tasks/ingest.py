@@ -12,8 +12,7 @@ import structlog
 from pipeline import settings
 from pipeline.errors import CeleriacError, wrap
 from pipeline.ingest import flow
-from pipeline.types import Batch
-from pipeline.wiring import Parts
+from pipeline.types import Batch, IngestStage
 from tasks import canvases, runtime
 from tasks.app import app
 from tasks.base import StageTask
@@ -22,6 +21,24 @@ _log = structlog.get_logger(__name__)
 
 # The document that takes so long ends with SoftTimeLimitExceeded. No `time_limit`: Celery would fail the whole wave.
 _PARSE_TIMEOUT = settings.load().parse_timeout
+
+
+# Redis knows four priorities, the lowest number first. What is begun is ended first, so that little is under way at a
+# time; and a small run overtakes a large one.
+_PRIORITIES = {"ingest.parse": 3, "ingest.chunk": 0, "ingest.embed": 3, "ingest.upsert": 0}
+_BULK = 6
+
+
+class BatchTask(StageTask):
+    """A stage of a batch, sent with the priority that stage and run have."""
+
+    abstract = True
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Celery gives the tasks of a chain their parent's priority or none: not their own."""
+        if options.get("priority") is None and args:
+            options["priority"] = _PRIORITIES[self.name] + (_BULK if args[0].get("bulk") else 0)
+        return super().apply_async(args, kwargs, **options)
 
 
 @contextmanager
@@ -39,61 +56,61 @@ def _watched() -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _stage(task: StageTask, name: str, data: dict[str, Any]) -> dict[str, Any]:
+def _stage(task: StageTask, name: IngestStage, data: dict[str, Any]) -> dict[str, Any]:
     batch, parts = Batch.decode(data), runtime.parts()
+    number = 1
     try:
-        with task.attempt(run=batch.run_id, batch=str(batch.number)):
-            flow.run_stage(name, batch, parts)
+        with task.attempt(run=batch.run_id, batch=str(batch.number)) as number:
+            flow.run_stage(name, batch, parts, attempt=number)
     except CeleriacError as error:
-        _give_up(batch, error, parts)
+        try:
+            flow.give_up(name, batch, error, parts, attempt=number)
+        except CeleriacError as down:
+            # The ledger itself is down. The batch stays open, and its lane takes it again.
+            _log.warning("batch left open", run=batch.run_id, batch=batch.number, error=str(down))
     return batch.encode()
 
 
-def _give_up(batch: Batch, error: CeleriacError, parts: Parts) -> None:
-    try:
-        flow.give_up(batch, error, parts)
-    except CeleriacError as down:
-        # The ledger itself is down. The items stay open, and the next wave takes them.
-        _log.warning("batch left open", run=batch.run_id, batch=batch.number, error=str(down))
-
-
-@app.task(bind=True, base=StageTask, name="ingest.parse", ignore_result=True, soft_time_limit=_PARSE_TIMEOUT)
+@app.task(bind=True, base=BatchTask, name="ingest.parse", ignore_result=True, soft_time_limit=_PARSE_TIMEOUT)
 def parse(task: StageTask, batch: dict[str, Any]) -> dict[str, Any]:
     """Read and parse the batch's sources."""
     with _watched():
         return _stage(task, "parse", batch)
 
 
-@app.task(bind=True, base=StageTask, name="ingest.chunk", ignore_result=True, soft_time_limit=_PARSE_TIMEOUT)
+@app.task(bind=True, base=BatchTask, name="ingest.chunk", ignore_result=True, soft_time_limit=_PARSE_TIMEOUT)
 def chunk(task: StageTask, batch: dict[str, Any]) -> dict[str, Any]:
     """Cut them into chunks."""
     with _watched():
         return _stage(task, "chunk", batch)
 
 
-@app.task(bind=True, base=StageTask, name="ingest.embed", ignore_result=True)
+@app.task(bind=True, base=BatchTask, name="ingest.embed", ignore_result=True)
 def embed(task: StageTask, batch: dict[str, Any]) -> dict[str, Any]:
     """Embed what no worker has embedded yet."""
     return _stage(task, "embed", batch)
 
 
-@app.task(bind=True, base=StageTask, name="ingest.upsert")
+@app.task(bind=True, base=BatchTask, name="ingest.upsert")
 def upsert(task: StageTask, batch: dict[str, Any]) -> int:
     """Write to the vector store, switch to the new generations; the chord counts this task's result."""
     return int(_stage(task, "upsert", batch)["number"])
 
 
 @app.task(bind=True, base=StageTask, name="ingest.next_wave", ignore_result=True)
-def next_wave(task: StageTask, _batches: list[int], run_id: str, number: int) -> None:
-    """Send the batches that still have work, a bounded number at a time, or the end of the run if there are none."""
-    with task.attempt(run=run_id):
+def next_wave(task: StageTask, _batches: list[int], run_id: str, lane: int, step: int) -> None:
+    """Send what this lane does next, or the end of the run if nothing is left in any."""
+    with task.attempt(run=run_id, lane=str(lane)):
         parts = runtime.parts()
-        run = parts.runs.find(run_id)
-        if run.status != "running" or canvases.epoch_of(number) != run.epoch:
-            return  # over, or gone on with under a later epoch
-        batches = parts.runs.wave(run_id, parts.settings.wave_batches)
-        canvas = canvases.wave(run_id, batches, number) if batches else canvases.end(run_id)
-        canvas.apply_async()
+        size = parts.settings.wave_batches
+        wave = parts.batches.next_wave(run_id, lane, step, size)
+        if wave is None:
+            return  # the run is over, or another message has done this
+        if wave.batches:
+            bulk = parts.batches.count(run_id) > size
+            canvases.wave(run_id, lane, step + 1, wave.batches, bulk=bulk).apply_async()
+        elif wave.last:
+            canvases.end(run_id).apply_async()
 
 
 @app.task(bind=True, base=StageTask, name="ingest.finalize", ignore_result=True)

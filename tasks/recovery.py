@@ -22,7 +22,7 @@ import structlog
 import celeryconfig
 from pipeline.errors import DeadlineExceeded, InternalFault
 from pipeline.wiring import Parts
-from tasks import canvases, outcome
+from tasks import broker, canvases, outcome
 from tasks.app import app
 from tasks.heartbeat import registry_key, report_key
 
@@ -30,6 +30,8 @@ _log = structlog.get_logger(__name__)
 
 # A row younger than this may not have its message yet; a run silent for so long has no worker on it.
 SETTLE_SECONDS = 10.0
+# Listing sources may take longer in silence.
+LISTING_SECONDS = 300.0
 # After a question's own deadline its stages get this long to say so themselves.
 _GRACE_SECONDS = 3.0
 _PAGE = 1000
@@ -61,19 +63,21 @@ def reconcile_questions(parts: Parts) -> int:
 
 
 def reconcile_runs(parts: Parts) -> int:
-    """Go on with running runs that have no message; end those whose discovery was abandoned."""
-    silent = dict(parts.runs.silent(SETTLE_SECONDS))
-    for run_id, status in silent.items():
-        if status == "discovering":
-            cause = InternalFault("The program that listed the sources ended before it was done.", "Ingest again.")
-            parts.runs.finish(run_id, "failed", error=cause)
-    running = {run_id for run_id, status in silent.items() if status == "running"}
-    lost = _without_message(running, parts) if running else set()
-    for run_id in lost:
-        if (epoch := parts.runs.resubmit(run_id)) is not None:
-            _log.warning("run sent again", run=run_id, epoch=epoch)
-            canvases.start(run_id, epoch).apply_async()
-    return len(lost)
+    """Go on with the lanes of running runs that have no message; end runs whose discovery was abandoned."""
+    for run_id in parts.runs.abandoned(LISTING_SECONDS):
+        cause = InternalFault("The program that listed the sources ended before it was done.", "Ingest again.")
+        parts.runs.finish(run_id, "failed", error=cause)
+    silent = {f"{run_id}.{lane}": (run_id, lane) for run_id, lane in parts.batches.silent_lanes(SETTLE_SECONDS)}
+    lost = (
+        _without_message(set(silent) | {f"{run_id}.end" for run_id, _ in silent.values()}, parts) if silent else set()
+    )
+    sent = 0
+    for name, (run_id, lane) in silent.items():
+        if {name, f"{run_id}.end"} <= lost and (step := parts.batches.resend(run_id, lane)) is not None:
+            _log.warning("lane sent again", run=run_id, lane=lane, step=step)
+            canvases.lane(run_id, lane, step).apply_async()
+            sent += 1
+    return sent
 
 
 def _rescue(token: str, parts: Parts) -> bool:
@@ -109,18 +113,23 @@ def _without_message(ids: set[str], parts: Parts) -> set[str]:
 
 
 def _ids_in_flight(parts: Parts) -> Iterator[str]:
-    """Ids of the questions and runs that any queue or worker holds a message of: the task id up to its first dot."""
+    """What any queue or worker holds a message of: ids of questions, and of runs with a lane or ``end`` after a dot.
+
+    That is the task id up to its first dot, and up to its second.
+    """
     for message in _messages(parts):
-        task_id = json.loads(message).get("headers", {}).get("id", "")
-        yield str(task_id).split(".", 1)[0]
+        parts_of_id = str(json.loads(message).get("headers", {}).get("id", "")).split(".")
+        yield parts_of_id[0]
+        yield ".".join(parts_of_id[:2])
 
 
 def _messages(parts: Parts) -> Iterator[str | bytes]:
     for queue in celeryconfig.task_queues:
-        first = 0
-        while page := parts.redis.lrange(f"{_PREFIX}{queue.name}", first, first + _PAGE - 1):
-            yield from page
-            first += _PAGE
+        for key in broker.keys_of(queue.name):
+            first = 0
+            while page := parts.redis.lrange(key, first, first + _PAGE - 1):
+                yield from page
+                first += _PAGE
     tokens: Any = parts.redis.smembers(registry_key(parts))
     for token in tokens:
         for _tag, held in parts.redis.hscan_iter(f"{_PREFIX}unacked:{token.decode()}"):

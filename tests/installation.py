@@ -16,7 +16,7 @@ from pipeline.ingest.manifest import write_manifest
 from pipeline.ingest.origins import encode_path
 from pipeline.seams import AnswerWriter, Embeddings
 from pipeline.settings import Settings
-from pipeline.types import Batch, KnowledgeBase, RecordFields, RunOptions
+from pipeline.types import Batch, IngestStage, KnowledgeBase, RecordFields, RunOptions
 from pipeline.wiring import Parts
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ def manifest(parts: Parts, kb: KnowledgeBase, *paths: Path, prune: bool = False,
     run_id, fields = str(uuid.uuid4()), RecordFields()
     parts.runs.create(run_id, kb.id, RunOptions(roots=tuple(map(encode_path, paths)), fields=fields, prune=prune))
     sources = discover(paths, fields=fields, max_record_bytes=10**7)
-    list(write_manifest(run_id, sources, ledger=parts.runs, max_documents=batch_documents, max_bytes=10**6))
+    list(write_manifest(run_id, sources, ledger=parts.runs, max_documents=batch_documents, max_tokens=10**6))
     return run_id
 
 
@@ -73,14 +73,17 @@ def ingest(parts: Parts, kb: KnowledgeBase, *paths: Path, prune: bool = False) -
     return run_id
 
 
-def run_stages(parts: Parts, run_id: str, *names: str, batch: int = 0) -> list[int]:
+def run_stages(parts: Parts, run_id: str, *names: IngestStage, batch: int = 0) -> None:
     """These stages of one batch, one after the other."""
-    return [flow.run_stage(name, Batch(run_id=run_id, number=batch), parts) for name in names]
+    for name in names:
+        flow.run_stage(name, Batch(run_id=run_id, number=batch), parts)
 
 
 def counts(parts: Parts, run_id: str) -> Mapping[str, int]:
-    """Items of a run by status."""
-    return dict(parts.runs.progress(run_id).items)
+    """Items of a run by what became of them, or the stage that comes next."""
+    progress = parts.runs.progress(run_id)
+    ended = {"done": progress.done, "unchanged": progress.unchanged, "failed": progress.failed}
+    return {name: count for name, count in {**progress.waiting, **ended}.items() if count}
 
 
 def live_chunks(parts: Parts, kb: KnowledgeBase) -> set[str]:

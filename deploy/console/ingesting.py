@@ -133,7 +133,7 @@ def _note_doubles(parts: Parts, run_id: str, found: int, *, quiet: bool) -> None
 def _manifest(parts: Parts, run_id: str, sources: Any) -> Iterator[int]:
     settings = parts.settings
     return write_manifest(
-        run_id, sources, ledger=parts.runs, max_documents=settings.batch_documents, max_bytes=settings.batch_bytes
+        run_id, sources, ledger=parts.runs, max_documents=settings.batch_documents, max_tokens=settings.batch_tokens
     )
 
 
@@ -193,7 +193,7 @@ def _progress_bar(quiet: bool) -> Iterator[Callable[[Any], None]]:
         task = bar.add_task("", total=None)
 
         def show(progress: Any) -> None:
-            stages = " ".join(f"{status} {count}" for status, count in sorted(progress.items.items()))
+            stages = " ".join(f"{stage} {count}" for stage, count in sorted(progress.waiting.items()))
             bar.update(task, total=progress.total or None, completed=progress.over, description=stages)
 
         yield show
@@ -201,19 +201,20 @@ def _progress_bar(quiet: bool) -> Iterator[Callable[[Any], None]]:
 
 def _summary(parts: Parts, run_id: str, seconds: float) -> dict[str, Any]:
     run, progress = parts.runs.find(run_id), parts.runs.progress(run_id)
-    counts = {status: progress.items.get(status, 0) for status in ("done", "unchanged", "failed", "cancelled")}
+    left = sum(progress.waiting.values())
+    counts = {"unchanged": progress.unchanged, "failed": progress.failed, "cancelled": left}
     return {
         "run": run_id,
         "status": run.status,
         "sources": progress.total,
-        "indexed": counts.pop("done"),
+        "indexed": progress.done,
         **counts,
         "pruned": run.pruned,
         "chunks": progress.chunks,
         "embedded": progress.embedded,
         "seconds": round(seconds, 2),
         "error": run.error,
-        "failures": [{"source": key, **error} for key, error in parts.runs.failures(run_id)],
+        "failures": [failure.model_dump(mode="json") for failure in parts.runs.failures(run_id)],
     }
 
 
@@ -224,7 +225,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
         f"{summary['seconds']:.1f} s"
     )
     for failure in summary["failures"]:
-        say(f"failed: {plain(failure['source'])}: {from_json(failure)}", style="red")
+        say(f"failed: {plain(failure['document'])}: {from_json(failure)}", style="red")
     if len(summary["failures"]) < summary["failed"]:
         note(f"… and {summary['failed'] - len(summary['failures'])} more; see `manage.py docs list --status failed`.")
     if summary["error"]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from pipeline.errors import CeleriacError, ParseFailed, wrap
 from pipeline.ingest.cutting import cut
 from pipeline.seams import Chunker
-from pipeline.types import Draft, DraftChunk, ParsedDocument, Run, RunItem, indexed_text
+from pipeline.types import BatchOutcome, Draft, DraftChunk, ParsedDocument, Run, RunItem, indexed_text
 
 
 class Documents(Protocol):
@@ -23,37 +23,23 @@ class Documents(Protocol):
         """Replace the chunks of these generations."""
 
 
-class Manifest(Protocol):
-    """The ledger of items."""
-
-    def advance(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Move items on."""
-
-    def fail(self, run_id: str, errors: Mapping[int, CeleriacError]) -> None:
-        """End items with their causes."""
-
-
-def chunk(items: Sequence[RunItem], run: Run, *, manifest: Manifest, documents: Documents, chunker: Chunker) -> int:
-    """Cut the items' drafts; returns how many chunks that made."""
+def chunk(items: Sequence[RunItem], run: Run, *, documents: Documents, chunker: Chunker) -> BatchOutcome:
+    """Cut the items' drafts."""
     drafts = {draft.document_id: draft for draft in documents.drafts([_version(item) for item in items])}
     made: dict[int, list[DraftChunk]] = {}
-    errors: dict[int, CeleriacError] = {}
+    failed: dict[int, CeleriacError] = {}
     # A draft that is gone was overtaken: another run has made a newer generation live.
-    overtaken = [item for item in items if str(item.document_id) not in drafts]
+    overtaken = [item.number for item in items if item.document_id not in drafts]
     for item in items:
-        if item in overtaken:
+        if item.document_id not in drafts:
             continue
         try:
-            made[item.number] = _chunks(drafts[str(item.document_id)], run.kb.id, chunker)
+            made[item.number] = _chunks(drafts[item.document_id], run.kb.id, chunker)
         except Exception as error:  # noqa: BLE001 - whatever the chunker throws is the fate of one document
-            errors[item.number] = wrap(error)
+            failed[item.number] = wrap(error)
     chunks = [piece for pieces in made.values() for piece in pieces]
     documents.save_chunks(run.kb.id, [_version(item) for item in items if item.number in made], chunks)
-    manifest.fail(run.id, errors)
-    rows = [{"number": number, "status": "chunked", "chunks": len(pieces)} for number, pieces in made.items()]
-    rows += [{"number": item.number, "status": "unchanged"} for item in overtaken]
-    manifest.advance(run.id, rows)
-    return len(chunks)
+    return BatchOutcome(unchanged=tuple(overtaken), failed=failed, chunks=len(chunks))
 
 
 def chunk_id(kb_id: str, document_id: str, generation: int, ordinal: int) -> str:

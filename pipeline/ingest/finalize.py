@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from pipeline.errors import CeleriacError, InternalFault
+from pipeline.errors import CeleriacError
 from pipeline.ingest.removal import Removable, remove
 from pipeline.seams import IndexWriter
 from pipeline.types import Run, RunStatus
@@ -30,12 +30,6 @@ class KnowledgeBases(Protocol):
 class Manifest(Protocol):
     """The run's ledger."""
 
-    def open_numbers(self, run_id: str) -> list[int]:
-        """Numbers of items that are not over."""
-
-    def fail(self, run_id: str, errors: Mapping[int, CeleriacError]) -> None:
-        """End items with their causes."""
-
     def finish(self, run_id: str, status: RunStatus, *, error: CeleriacError | None = None, pruned: int = 0) -> bool:
         """End the run."""
 
@@ -49,13 +43,10 @@ def finalize(
     store: IndexWriter,
     timeout: float,
 ) -> int:
-    """Prune if asked to, give up items that were tried too often, and end the run; returns how many were pruned."""
+    """Prune if asked to, and end the run; returns how many were pruned."""
     if run.status != "running":
         return 0
     pruned = _prune(run, documents, store, timeout) if run.options.prune else 0
-    left = manifest.open_numbers(run.id)
-    cause = InternalFault("Given up: the workers that took it died or lost it each time.")
-    manifest.fail(run.id, dict.fromkeys(left, cause))
     knowledge_bases.refresh_size(run.kb.id)
     manifest.finish(run.id, "done", pruned=pruned)
     return pruned

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Sequence
 
 from pipeline.errors import CeleriacError, InternalFault
 from pipeline.ingest.chunk import chunk
@@ -12,59 +13,53 @@ from pipeline.ingest.finalize import finalize
 from pipeline.ingest.parse import parse
 from pipeline.ingest.upsert import upsert
 from pipeline.matching import require_match
-from pipeline.types import MAX_ATTEMPTS, Batch, ItemStatus, Run, RunItem
+from pipeline.types import Batch, BatchOutcome, IngestStage, Lease, Run, RunItem
 from pipeline.wiring import Parts
 
-STAGES = ("parse", "chunk", "embed", "upsert")
+STAGES: tuple[IngestStage, ...] = ("parse", "chunk", "embed", "upsert")
+
+# There a document can take its worker down by itself; elsewhere it takes several deaths to suspect one.
+_DANGEROUS = ("parse", "chunk")
 
 
 def run(run_id: str, parts: Parts) -> None:
     """Carry out a run whose manifest is written, without a broker."""
-    while numbers := parts.runs.wave(run_id, parts.settings.wave_batches):
-        for number in numbers:
-            for name in STAGES:
+    size = parts.settings.wave_batches
+    [(lane, step)] = parts.batches.open_lanes(run_id, lanes=1, size=size)
+    while (wave := parts.batches.next_wave(run_id, lane, step, size)) is not None and not wave.last:
+        for number, stage in wave.batches:
+            for name in stages_from(stage):
                 run_stage(name, Batch(run_id=run_id, number=number), parts)
+        step += 1
     end(run_id, parts)
 
 
-def run_stage(name: str, batch: Batch, parts: Parts) -> int:
-    """One stage of one batch; returns what the stage counts. A run that is over is left alone."""
-    run = parts.runs.find(batch.run_id)
-    if run.status != "running":
-        return 0
-    _require_match(run, parts)
-    stage, waits_at = _STAGES[name]
-    counted = 0
-    for items in _tries(parts.runs.items(batch, waits_at), run, parts):
-        try:
-            counted += stage(items, run, parts)
-        except Exception:
-            # It ended in good order, so no item has brought down its worker.
-            with contextlib.suppress(CeleriacError):
-                parts.runs.forgive(run.id, [item.number for item in items])
-            raise
-    return counted
+def stages_from(stage: IngestStage) -> tuple[IngestStage, ...]:
+    """The stages that a batch at ``stage`` still has to go through."""
+    return STAGES[STAGES.index(stage) :]
 
 
-def _tries(items: Sequence[RunItem], run: Run, parts: Parts) -> Iterator[Sequence[RunItem]]:
-    """All items together; but those whose worker died one by one, so that the culprit takes no other with it, and
-    those whose worker died too often not again.
+def run_stage(name: IngestStage, batch: Batch, parts: Parts, *, attempt: int = 1) -> None:
+    """One stage of one batch, under a lease. A batch that is past the stage, or whose run is over, is left alone.
+
+    Raises Busy while another worker is at it, and Cancelled where another has taken it over meanwhile.
     """
-    deadly = [item.number for item in items if item.attempts >= MAX_ATTEMPTS]
-    cause = InternalFault(f"Given up: the worker died {MAX_ATTEMPTS} times while it had this document.")
-    parts.runs.fail(run.id, dict.fromkeys(deadly, cause))
-    fresh = [item for item in items if item.attempts == 0]
-    suspects = [[item] for item in items if 0 < item.attempts < MAX_ATTEMPTS]
-    for group in (fresh, *suspects):
-        if group:
-            parts.runs.take(run.id, [item.number for item in group])
-            yield group
+    lease = parts.batches.claim(batch, name, holder=str(uuid.uuid4()))
+    if lease is None:
+        return
+    with parts.leases.keeping(lease.holder):
+        try:
+            _work(lease, parts, attempt)
+        except Exception:
+            # It ended in good order. Where not even that can be said, the lease runs out by itself.
+            with contextlib.suppress(CeleriacError):
+                parts.batches.release(lease)
+            raise
 
 
-def give_up(batch: Batch, error: CeleriacError, parts: Parts) -> None:
+def give_up(name: IngestStage, batch: Batch, error: CeleriacError, parts: Parts, *, attempt: int = 1) -> None:
     """End the batch's open items with this cause."""
-    numbers = parts.runs.open_numbers(batch.run_id, batch.number)
-    parts.runs.fail(batch.run_id, dict.fromkeys(numbers, error))
+    parts.batches.give_up(batch, name, error, attempt=attempt)
 
 
 def end(run_id: str, parts: Parts) -> int:
@@ -81,38 +76,68 @@ def end(run_id: str, parts: Parts) -> int:
     )
 
 
+def _work(lease: Lease, parts: Parts, attempt: int) -> None:
+    run = parts.runs.find(lease.batch.run_id)
+    _require_match(run, parts)
+    stage, following = _STAGES[lease.stage]
+    items = parts.batches.items(lease)
+    if not _is_suspect(lease, parts):
+        parts.batches.record(lease, stage(items, run, parts, lease), attempt=attempt, next_stage=following)
+        return
+    for item in _spared(items, lease, parts, attempt):
+        parts.batches.alone(lease, item.number)
+        parts.batches.record(lease, stage([item], run, parts, lease), attempt=attempt)
+    parts.batches.record(lease, BatchOutcome(), next_stage=following)
+
+
+def _is_suspect(lease: Lease, parts: Parts) -> bool:
+    """Whether a document may have taken down the holders before: then each is worked on alone, so that the culprit
+    takes no other with it, and is known by its name.
+    """
+    return lease.deaths >= (1 if lease.stage in _DANGEROUS else parts.settings.max_crashes)
+
+
+def _spared(items: Sequence[RunItem], lease: Lease, parts: Parts, attempt: int) -> list[RunItem]:
+    """The items to try one by one, the least suspect first; those over which too many workers died fail."""
+    most = parts.settings.max_crashes
+    deadly = [item.number for item in items if item.crashes >= most]
+    last = f" (the last one: {lease.crash})" if lease.crash else ""
+    cause = InternalFault(f"Given up: {most} workers died while they had only this document{last}.")
+    parts.batches.record(lease, BatchOutcome(failed=dict.fromkeys(deadly, cause)), attempt=attempt)
+    # What an earlier holder has parsed alone is parsed.
+    left = [item for item in items if lease.stage != "parse" or item.generation is None]
+    return sorted((item for item in left if item.crashes < most), key=lambda item: item.crashes)
+
+
 def _require_match(run: Run, parts: Parts) -> None:
     """Who sent the run may have other settings than who works on it."""
     require_match(run.kb, embedding_model=parts.settings.embedder_name, store=parts.settings.store_name)
 
 
-def _parse(items: Sequence[RunItem], run: Run, parts: Parts) -> int:
-    return parse(
-        items, run, manifest=parts.runs, documents=parts.documents, parsers=parts.parsers, reading=parts.reading
-    )
+def _parse(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
+    return parse(items, run, documents=parts.documents, parsers=parts.parsers, reading=parts.reading)
 
 
-def _chunk(items: Sequence[RunItem], run: Run, parts: Parts) -> int:
-    return chunk(items, run, manifest=parts.runs, documents=parts.documents, chunker=parts.chunker)
+def _chunk(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
+    return chunk(items, run, documents=parts.documents, chunker=parts.chunker)
 
 
-def _embed(items: Sequence[RunItem], run: Run, parts: Parts) -> int:
+def _embed(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
     return embed(
         items,
         run,
-        manifest=parts.runs,
         chunks=parts.documents,
         cache=parts.embeddings,
         embedder=parts.embedder,
         timeout=parts.settings.embed_timeout,
+        go_on=lambda: parts.runs.find(run.id).status == "running",
     )
 
 
-def _upsert(items: Sequence[RunItem], run: Run, parts: Parts) -> int:
+def _upsert(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
     return upsert(
         items,
         run,
-        manifest=parts.runs,
         documents=parts.documents,
         vectors=parts.embeddings,
         store=parts.store,
@@ -120,9 +145,10 @@ def _upsert(items: Sequence[RunItem], run: Run, parts: Parts) -> int:
     )
 
 
-_STAGES: dict[str, tuple[Callable[[Sequence[RunItem], Run, Parts], int], ItemStatus]] = {
-    "parse": (_parse, "queued"),
-    "chunk": (_chunk, "parsed"),
-    "embed": (_embed, "chunked"),
-    "upsert": (_upsert, "embedded"),
+# By name: the stage, and what comes after it.
+_STAGES: dict[IngestStage, tuple[Callable[[Sequence[RunItem], Run, Parts, Lease], BatchOutcome], str]] = {
+    "parse": (_parse, "chunk"),
+    "chunk": (_chunk, "embed"),
+    "embed": (_embed, "upsert"),
+    "upsert": (_upsert, "over"),
 }

@@ -8,27 +8,30 @@ from typing import Protocol
 from pipeline.ingest.origins import decode_path
 from pipeline.types import Source
 
+# About four bytes of English make a token; the other formats carry more than their text.
+_BYTES_PER_TOKEN = {"html": 12, "pdf": 40, "docx": 20, "pptx": 100, "xlsx": 10}
+
 
 class Ledger(Protocol):
     """Where manifests are kept."""
 
-    def add(self, run_id: str, batch: int, sources: Iterable[tuple[int, Source]]) -> None:
-        """Add numbered sources."""
+    def add(self, run_id: str, batch: int, sources: Iterable[tuple[int, Source]]) -> int:
+        """Add a batch of numbered sources."""
 
 
 def write_manifest(
-    run_id: str, sources: Iterable[Source], *, ledger: Ledger, max_documents: int, max_bytes: int
+    run_id: str, sources: Iterable[Source], *, ledger: Ledger, max_documents: int, max_tokens: int
 ) -> Iterator[int]:
     """Stream sources into the manifest, and yield how many are in it after each batch.
 
-    A batch ends before it would hold more than ``max_documents`` sources or ``max_bytes`` of them; a larger source
-    is a batch of its own.
+    A batch ends before it would hold more than ``max_documents`` sources or ``max_tokens`` tokens, estimated from
+    their size; a larger source is a batch of its own.
     """
     batch: list[tuple[int, Source]] = []
     number = batches = size = 0
     for source in sources:
         weight = _weight(source)
-        if batch and (len(batch) >= max_documents or size + weight > max_bytes):
+        if batch and (len(batch) >= max_documents or size + weight > max_tokens):
             ledger.add(run_id, batches, batch)
             batch, size, batches = [], 0, batches + 1
             yield number
@@ -40,6 +43,10 @@ def write_manifest(
 
 
 def _weight(source: Source) -> int:
+    return _size(source) // _BYTES_PER_TOKEN.get(source.format, 4)
+
+
+def _size(source: Source) -> int:
     if source.length is not None:
         return source.length
     try:

@@ -4,100 +4,82 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from pipeline.errors import CeleriacError, wrap
 from pipeline.ingest.reading import parse_document, read_source
 from pipeline.seams import Parser
-from pipeline.types import Draft, Reading, Run, RunItem, Source
+from pipeline.types import BatchOutcome, Draft, ParsedDocument, Reading, Run, RunItem, Source
 
 # Part of every content hash: raise it when parsers or chunker change what they make of the same bytes.
 READER_VERSION = "1"
 
 
-class Registered(Protocol):
+class Known(Protocol):
     """A document as it is before its source is read."""
 
     @property
-    def id(self) -> str: ...  # noqa: D102
-    @property
     def content_hash(self) -> str | None: ...  # noqa: D102
     @property
-    def generation(self) -> int: ...  # noqa: D102
+    def origin(self) -> str: ...  # noqa: D102
+    @property
+    def failed(self) -> bool: ...  # noqa: D102
 
 
 class Documents(Protocol):
     """Where documents get their row and their drafts."""
 
-    def register(self, kb_id: str, sources: Sequence[Source]) -> Mapping[str, Registered]:
-        """A row for each source, by key."""
+    def known(self, kb_id: str, keys: Sequence[str]) -> Mapping[str, Known]:
+        """Those that are there, by key."""
+
+    def register(self, kb_id: str, sources: Sequence[Source]) -> Mapping[str, tuple[str, int]]:
+        """A row for each source, by key: its id, and a generation to write."""
+
+    def confirm(self, kb_id: str, sources: Sequence[Source]) -> None:
+        """These are as they were: only where they came from is new, and a failure since is over."""
 
     def save_drafts(self, drafts: Sequence[Draft]) -> None:
         """Write new generations."""
 
 
-class Manifest(Protocol):
-    """The ledger of items."""
-
-    def advance(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Move items on."""
-
-    def fail(self, run_id: str, errors: Mapping[int, CeleriacError]) -> None:
-        """End items with their causes."""
-
-
 def parse(
-    items: Sequence[RunItem],
-    run: Run,
-    *,
-    manifest: Manifest,
-    documents: Documents,
-    parsers: Mapping[str, Parser],
-    reading: Reading,
-) -> int:
-    """Read and parse the items' sources; returns how many are new or changed.
+    items: Sequence[RunItem], run: Run, *, documents: Documents, parsers: Mapping[str, Parser], reading: Reading
+) -> BatchOutcome:
+    """Read and parse the items' sources.
 
     A source whose bytes and reading are those of the live generation is ``unchanged`` and goes no further. One that
     can't be read fails alone.
     """
-    registered = documents.register(run.kb.id, [item.source for item in items])
-    drafts: dict[int, Draft] = {}
-    errors: dict[int, CeleriacError] = {}
-    unchanged: list[dict[str, Any]] = []
+    known = documents.known(run.kb.id, [item.key for item in items])
+    parsed: list[tuple[RunItem, str, ParsedDocument]] = []
+    unchanged: list[RunItem] = []
+    failed: dict[int, CeleriacError] = {}
     for item in items:
-        document = registered[item.key]
+        before = known.get(item.key)
         try:
-            draft = _draft(item, document, run, parsers, reading)
+            data, digest = _read(item, run, reading)
+            if before is not None and digest == before.content_hash:
+                unchanged.append(item)
+            else:
+                parsed.append((item, digest, parse_document(data, item.source, run.options.fields, parsers)))
         except Exception as error:  # noqa: BLE001 - whatever a parser throws is the fate of one document
-            errors[item.number] = wrap(error)
-            continue
-        if draft is None:
-            unchanged.append({"number": item.number, "status": "unchanged", "document_id": document.id})
-        else:
-            drafts[item.number] = draft
-    documents.save_drafts(list(drafts.values()))
-    manifest.fail(run.id, errors)
-    manifest.advance(run.id, unchanged + _parsed(drafts))
-    return len(drafts)
+            failed[item.number] = wrap(error)
+    _confirm(unchanged, known, run, documents)
+    # Failed ones get a row too, to be listed with their cause.
+    as_before = {item.number for item in unchanged}
+    rows = documents.register(run.kb.id, [item.source for item in items if item.number not in as_before])
+    documents.save_drafts([_draft(rows[item.key], digest, document) for item, digest, document in parsed])
+    return BatchOutcome(
+        versions={item.number: rows[item.key] for item, _, _ in parsed},
+        unchanged=tuple(item.number for item in unchanged),
+        failed=failed,
+    )
 
 
-def _draft(
-    item: RunItem, document: Registered, run: Run, parsers: Mapping[str, Parser], reading: Reading
-) -> Draft | None:
+def _read(item: RunItem, run: Run, reading: Reading) -> tuple[bytes, str]:
     is_record = item.source.offset is not None
     data = read_source(item.source, max_bytes=reading.max_record_bytes if is_record else reading.max_bytes)
-    digest = _digest(data, item.source, run, reading)
-    if digest == document.content_hash:
-        return None
-    parsed = parse_document(data, item.source, run.options.fields, parsers)
-    return Draft(
-        document_id=document.id,
-        generation=document.generation,
-        title=parsed.title,
-        content_hash=digest,
-        text=parsed.text,
-        blocks=parsed.blocks,
-    )
+    return data, _digest(data, item.source, run, reading)
 
 
 def _digest(data: bytes, source: Source, run: Run, reading: Reading) -> str:
@@ -105,8 +87,21 @@ def _digest(data: bytes, source: Source, run: Run, reading: Reading) -> str:
     return hashlib.sha256(repr(how).encode() + b"\0" + data).hexdigest()
 
 
-def _parsed(drafts: Mapping[int, Draft]) -> list[dict[str, Any]]:
-    return [
-        {"number": number, "status": "parsed", "document_id": draft.document_id, "generation": draft.generation}
-        for number, draft in drafts.items()
-    ]
+def _confirm(items: Sequence[RunItem], known: Mapping[str, Known], run: Run, documents: Documents) -> None:
+    changed = [item.source for item in items if known[item.key].failed or known[item.key].origin != item.source.origin]
+    if changed:
+        documents.confirm(run.kb.id, changed)
+
+
+def _draft(version: tuple[str, int], digest: str, parsed: ParsedDocument) -> Draft:
+    document_id, generation = version
+    return Draft(
+        document_id=document_id,
+        generation=generation,
+        title=parsed.title,
+        content_hash=digest,
+        text=parsed.text,
+        blocks=parsed.blocks,
+        aliases=parsed.aliases,
+        metadata=parsed.metadata,
+    )

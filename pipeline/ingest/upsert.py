@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from pipeline.errors import InternalFault
 from pipeline.ingest.removal import Superseded, retire
 from pipeline.seams import IndexWriter
-from pipeline.types import DraftChunk, IndexEntry, Run, RunItem, Vector
+from pipeline.types import BatchOutcome, DraftChunk, IndexEntry, Run, RunItem, Vector
 
 # Chunks written to the store in one call.
 _PAGE = 1000
@@ -34,25 +34,16 @@ class Documents(Superseded, Protocol):
         """Those whose document is gone, or live at a newer generation."""
 
 
-class Manifest(Protocol):
-    """The ledger of items."""
-
-    def advance(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Move items on."""
-
-
 def upsert(
     items: Sequence[RunItem],
     run: Run,
     *,
-    manifest: Manifest,
     documents: Documents,
     vectors: Vectors,
     store: IndexWriter,
     timeout: float,
-) -> int:
-    """Write the items' chunks to the store, switch their documents to them, remove what they replace;
-    returns the number of chunks written.
+) -> BatchOutcome:
+    """Write the items' chunks to the store, switch their documents to them, remove what they replace.
 
     The order is the guarantee: a reader sees the old generation until every chunk of the new one is in the store.
     """
@@ -66,8 +57,7 @@ def upsert(
     store.delete(run.kb.index, [c.id for c in chunks if (c.document_id, c.generation) in late], timeout=timeout)
     ids = [document for document, _ in versions]
     retire(ids, run.kb.index, documents=documents, store=store, timeout=timeout)
-    manifest.advance(run.id, [{"number": item.number, "status": "done"} for item in items])
-    return len(chunks)
+    return BatchOutcome(done=tuple(item.number for item in items))
 
 
 def _entries(chunks: Sequence[DraftChunk], vectors: Vectors, run: Run) -> list[IndexEntry]:

@@ -11,6 +11,14 @@ from pipeline.adapters.postgres.engine import transaction
 from pipeline.adapters.postgres.rows import recordset
 from pipeline.types import Block, Draft, DraftChunk, Source, Value
 
+_KNOWN = sa.text("""
+SELECT key, origin, content_hash, error IS NOT NULL AS failed FROM documents WHERE kb_id = :kb_id AND key = ANY(:keys)
+""")
+_CONFIRM = sa.text("""
+UPDATE documents d SET origin = r.origin, error = NULL
+FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(key text, origin text)
+WHERE d.kb_id = :kb_id AND d.key = r.key AND d.live_generation IS NOT NULL
+""")
 # Each registration reserves a generation of its own, so that two runs over one document can't write the same one.
 _REGISTER = sa.text("""
 WITH given AS (
@@ -21,18 +29,20 @@ INSERT INTO documents (kb_id, key, origin, format) SELECT :kb_id, key, origin, f
 ON CONFLICT ON CONSTRAINT documents_kb_key DO UPDATE
 SET origin = excluded.origin, format = excluded.format, reserved_generation = documents.reserved_generation + 1,
     error = CASE WHEN documents.live_generation IS NULL THEN documents.error END
-RETURNING id::text, key, content_hash, reserved_generation AS generation
+RETURNING key, id::text, reserved_generation
 """)
 _SAVE_DRAFTS = sa.text("""
-INSERT INTO document_versions (document_id, generation, content_hash, title, text, blocks)
-SELECT r.document_id, r.generation, r.content_hash, r.title, r.text, r.blocks
-FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-    AS r(document_id uuid, generation integer, content_hash text, title text, text text, blocks jsonb)
+INSERT INTO document_versions (document_id, generation, content_hash, title, text, blocks, aliases, metadata)
+SELECT r.document_id, r.generation, r.content_hash, r.title, r.text, r.blocks,
+    ARRAY(SELECT jsonb_array_elements_text(r.aliases)), r.metadata
+FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(document_id uuid, generation integer, content_hash text, title text,
+    text text, blocks jsonb, aliases jsonb, metadata jsonb)
 ON CONFLICT (document_id, generation) DO UPDATE
-SET content_hash = excluded.content_hash, title = excluded.title, text = excluded.text, blocks = excluded.blocks
+SET content_hash = excluded.content_hash, title = excluded.title, text = excluded.text, blocks = excluded.blocks,
+    aliases = excluded.aliases, metadata = excluded.metadata
 """)
 _DRAFTS = sa.text("""
-SELECT v.document_id::text, v.generation, v.title, v.content_hash, v.text, v.blocks
+SELECT v.document_id::text, v.generation, v.title, v.content_hash, v.text, v.blocks, v.aliases, v.metadata
 FROM document_versions v
 JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(document_id uuid, generation integer)
     ON v.document_id = r.document_id AND v.generation = r.generation
@@ -43,12 +53,12 @@ WHERE c.document_id = r.document_id AND c.generation = r.generation
 """)
 _SAVE_CHUNKS = sa.text("""
 INSERT INTO chunks (id, kb_id, document_id, generation, ordinal, text, context, start_char, end_char, page, section,
-    token_count, embed_hash)
+    token_count, embed_hash, parent_start, parent_end)
 SELECT r.id, :kb_id, r.document_id, r.generation, r.ordinal, r.text, r.context, r.start, r."end", r.page, r.section,
-    r.tokens, decode(r.embed_hash, 'hex')
+    r.tokens, decode(r.embed_hash, 'hex'), r.parent_start, r.parent_end
 FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(id uuid, document_id uuid, generation integer, ordinal integer,
     text text, context text, start integer, "end" integer, page integer, section text, tokens integer,
-    embed_hash text)
+    embed_hash text, parent_start integer, parent_end integer)
 -- A draft that a newer generation has done away with gets no chunks.
 JOIN document_versions v ON v.document_id = r.document_id AND v.generation = r.generation
 ON CONFLICT (id) DO NOTHING
@@ -61,14 +71,15 @@ WHERE d.id IS NULL OR coalesce(d.live_generation, 0) > r.generation
 """)
 _CHUNKS = sa.text("""
 SELECT c.id::text, c.document_id::text, c.generation, c.ordinal, c.text, c.context, c.start_char AS start,
-    c.end_char AS "end", c.page, c.section, c.token_count AS tokens, encode(c.embed_hash, 'hex') AS embed_hash
+    c.end_char AS "end", c.page, c.section, c.token_count AS tokens, encode(c.embed_hash, 'hex') AS embed_hash,
+    c.parent_start, c.parent_end
 FROM chunks c JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(document_id uuid, generation integer)
     ON c.document_id = r.document_id AND c.generation = r.generation
 ORDER BY c.document_id, c.generation, c.ordinal
 """)
 _SWITCH = sa.text("""
 UPDATE documents d SET live_generation = v.generation, content_hash = v.content_hash, title = v.title,
-    status = 'live', error = NULL, updated_at = now(),
+    aliases = v.aliases, metadata = v.metadata, status = 'live', error = NULL, updated_at = now(),
     chunk_count = (SELECT count(*) FROM chunks c WHERE c.document_id = v.document_id AND c.generation = v.generation)
 FROM document_versions v JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(document_id uuid, generation integer)
     ON v.document_id = r.document_id AND v.generation = r.generation
@@ -103,13 +114,12 @@ WHERE id = ANY(CAST(:ids AS uuid[]))
 _DELETE = sa.text("DELETE FROM documents WHERE id = ANY(CAST(:ids AS uuid[]))")
 
 
-class Registered(Value):
-    """A document as ingest finds it before it reads the source."""
+class Known(Value):
+    """A document as ingest finds it; ``failed``: the last attempt at a newer generation did."""
 
-    id: str
-    key: str
     content_hash: str | None
-    generation: int
+    origin: str
+    failed: bool
 
 
 class Documents:
@@ -119,15 +129,31 @@ class Documents:
         """Over an engine shared with the rest of the process."""
         self._engine = engine
 
-    def register(self, kb_id: str, sources: Sequence[Source]) -> dict[str, Registered]:
-        """A row for each source, by key, made where it isn't there; each with a generation to write."""
+    def known(self, kb_id: str, keys: Sequence[str]) -> dict[str, Known]:
+        """Those documents that are there, by key."""
+        with transaction(self._engine) as connection:
+            rows = connection.execute(_KNOWN, {"kb_id": kb_id, "keys": list(keys)}).all()
+        return {row[0]: Known(origin=row[1], content_hash=row[2], failed=row[3]) for row in rows}
+
+    def register(self, kb_id: str, sources: Sequence[Source]) -> dict[str, tuple[str, int]]:
+        """A row for each source, made where it isn't there; by key its id, and a generation that nobody else writes."""
+        if not sources:
+            return {}
         rows = recordset({"key": s.key, "origin": s.origin, "format": s.format} for s in sources)
         with transaction(self._engine) as connection:
-            found = connection.execute(_REGISTER, {"kb_id": kb_id, "rows": rows}).mappings()
-            return {row["key"]: Registered.model_validate(dict(row)) for row in found}
+            found = connection.execute(_REGISTER, {"kb_id": kb_id, "rows": rows})
+            return {row[0]: (row[1], row[2]) for row in found}
+
+    def confirm(self, kb_id: str, sources: Sequence[Source]) -> None:
+        """Documents that are live as these sources have them: note their origin, and forget a failure since."""
+        rows = recordset({"key": source.key, "origin": source.origin} for source in sources)
+        with transaction(self._engine) as connection:
+            connection.execute(_CONFIRM, {"kb_id": kb_id, "rows": rows})
 
     def save_drafts(self, drafts: Sequence[Draft]) -> None:
         """Write new generations beside the live ones; again: the same rows."""
+        if not drafts:
+            return
         rows = recordset(draft.model_dump(mode="json") for draft in drafts)
         with transaction(self._engine) as connection:
             connection.execute(_SAVE_DRAFTS, {"rows": rows})

@@ -18,13 +18,13 @@ class Ledger:
         self.batches[batch] = [(number, source.key) for number, source in sources]
 
 
-def record(key: str, length: int) -> Source:
-    return Source(key=key, origin="/f", format="json", offset=0, length=length)
+def record(key: str, tokens: int) -> Source:
+    return Source(key=key, origin="/f", format="json", offset=0, length=4 * tokens)
 
 
-def written(sources: Iterable[Source], max_documents: int = 3, max_bytes: int = 100) -> tuple[Ledger, list[int]]:
+def written(sources: Iterable[Source], max_documents: int = 3, max_tokens: int = 100) -> tuple[Ledger, list[int]]:
     ledger = Ledger()
-    counts = list(write_manifest("r", sources, ledger=ledger, max_documents=max_documents, max_bytes=max_bytes))
+    counts = list(write_manifest("r", sources, ledger=ledger, max_documents=max_documents, max_tokens=max_tokens))
     return ledger, counts
 
 
@@ -38,7 +38,7 @@ def test_batches_hold_so_many_documents_numbered_through() -> None:
     assert counts == [3, 6, 7]
 
 
-def test_batches_hold_so_many_bytes_and_a_larger_source_is_alone() -> None:
+def test_batches_hold_so_many_tokens_and_a_larger_source_is_alone() -> None:
     ledger, counts = written([record("a", 60), record("b", 40), record("c", 1), record("huge", 5000), record("d", 1)])
     assert [[key for _, key in batch] for batch in ledger.batches.values()] == [["a", "b"], ["c"], ["huge"], ["d"]]
     assert counts == [2, 3, 4, 5]
@@ -57,13 +57,13 @@ def test_sources_are_written_while_they_are_found() -> None:
             taken.append(n)
             yield record(f"k{n}", 1)
 
-    counts = write_manifest("r", found(), ledger=Ledger(), max_documents=3, max_bytes=100)
+    counts = write_manifest("r", found(), ledger=Ledger(), max_documents=3, max_tokens=100)
     assert next(counts) == 3
     assert len(taken) == 4
 
 
 def test_a_whole_file_weighs_what_it_has_and_one_that_is_gone_nothing(tmp_path: Path) -> None:
-    (tmp_path / "big.txt").write_text("x" * 80)
+    (tmp_path / "big.txt").write_text("x" * 320)
     files = [Source(key=name, origin=str(tmp_path / name), format="text") for name in ("big.txt", "gone.txt")]
     ledger, _ = written([*files, record("r", 30)])
     assert [[key for _, key in batch] for batch in ledger.batches.values()] == [["big.txt", "gone.txt"], ["r"]]

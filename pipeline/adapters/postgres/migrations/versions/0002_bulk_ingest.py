@@ -13,7 +13,8 @@ WHERE status IN ('discovering', 'running');
 
 -- A batch is the share of a run that one chain of tasks carries, and what a worker takes a lease on. `stage` is the one
 -- that comes next, `lane` the line of waves it was sent in (NULL: not yet), `fence` counts leases: only the newest may
--- write. `lease_item` is the item worked on alone, because an earlier holder of the batch died.
+-- write. `deaths` counts the holders that died at this stage, `crash` is what is known of the last one's end, and
+-- `lease_item` the item that is worked on alone because of them.
 CREATE TABLE run_batches (
     run_id uuid NOT NULL REFERENCES runs ON DELETE CASCADE,
     number integer NOT NULL,
@@ -26,6 +27,8 @@ CREATE TABLE run_batches (
     lease_until timestamptz,
     lease_item integer,
     fence integer NOT NULL DEFAULT 0,
+    deaths smallint NOT NULL DEFAULT 0,
+    crash text,
     done integer NOT NULL DEFAULT 0,
     unchanged integer NOT NULL DEFAULT 0,
     failed integer NOT NULL DEFAULT 0,
@@ -52,7 +55,7 @@ CREATE INDEX runs_newest ON runs (created_at DESC);
 DROP INDEX runs_open;
 CREATE INDEX runs_open ON runs (kb_id) WHERE status IN ('discovering', 'running');
 
--- `crashes` counts the workers that died while they had this item alone; a suspect was in a batch whose holder died.
+-- `crashes` counts the workers that died while they had this item alone.
 DROP INDEX run_items_open;
 DROP INDEX run_items_batch;
 ALTER TABLE run_items DROP CONSTRAINT run_items_status_check;
@@ -60,7 +63,6 @@ UPDATE run_items SET status = 'queued' WHERE status NOT IN ('done', 'unchanged',
 ALTER TABLE run_items
     ADD CONSTRAINT run_items_status_check CHECK (status IN ('queued', 'done', 'unchanged', 'failed')),
     DROP COLUMN batch, DROP COLUMN chunks, DROP COLUMN embedded, DROP COLUMN attempts, DROP COLUMN updated_at,
-    ADD COLUMN suspect boolean NOT NULL DEFAULT false,
     ADD COLUMN crashes smallint NOT NULL DEFAULT 0,
     ADD COLUMN stage text,
     ADD COLUMN attempt integer,
@@ -93,7 +95,7 @@ ALTER TABLE document_versions DROP COLUMN aliases, DROP COLUMN metadata;
 ALTER TABLE documents DROP COLUMN aliases, DROP COLUMN metadata;
 DROP INDEX run_items_failed;
 ALTER TABLE run_items DROP CONSTRAINT run_items_status_check,
-    DROP COLUMN suspect, DROP COLUMN crashes, DROP COLUMN stage, DROP COLUMN attempt, DROP COLUMN failed_at,
+    DROP COLUMN crashes, DROP COLUMN stage, DROP COLUMN attempt, DROP COLUMN failed_at,
     ADD COLUMN batch integer NOT NULL DEFAULT 0, ADD COLUMN chunks integer NOT NULL DEFAULT 0,
     ADD COLUMN embedded integer NOT NULL DEFAULT 0, ADD COLUMN attempts integer NOT NULL DEFAULT 0,
     ADD COLUMN updated_at timestamptz NOT NULL DEFAULT now(),

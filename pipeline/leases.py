@@ -1,0 +1,56 @@
+"""Keeping the leases of this process alive while its stages work."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import structlog
+
+from pipeline.errors import CeleriacError
+
+_log = structlog.get_logger(__name__)
+
+
+class LeaseKeeper:
+    """Renews all leases that this process holds, together, from one thread (a greenlet under gevent).
+
+    What keeps a lease alive is that the process lives, however slow its work is.
+    """
+
+    def __init__(self, renew: Callable[[Sequence[str]], None], *, every: float) -> None:
+        """``renew`` takes the names of holders; it is called every ``every`` seconds while there are any."""
+        self._renew = renew
+        self._every = every
+        self._held: set[str] = set()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def keeping(self, holder: str) -> Iterator[None]:
+        """Keep this holder's lease alive inside the block."""
+        with self._changed:
+            self._held.add(holder)
+            self._changed.notify()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._renew_for_ever, name="leases", daemon=True)
+                self._thread.start()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held.discard(holder)
+
+    def _renew_for_ever(self) -> None:
+        pause = threading.Event()
+        while True:
+            pause.wait(self._every)
+            with self._changed:
+                self._changed.wait_for(lambda: self._held)
+                held = sorted(self._held)
+            try:
+                self._renew(held)
+            except CeleriacError as error:
+                # A lease that runs out costs a second delivery, no work: only the newest holder can write.
+                _log.warning("leases not renewed", error=str(error))
