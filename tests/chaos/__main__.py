@@ -24,10 +24,10 @@ from tests.chaos.trial import Demands, Report, Trial
 from tests.weaviate_server import weaviate_program
 
 _FOREIGN = ("CELERIAC_", "OPENAI_", "WEAVIATE_", "REDIS_URL", "DATABASE_URL")
-_HEAD = "{:>6} {:>7} {:>7} {:>6} {:>8} {:>8}  {:<16} {:>8} {:>13} {:>9} {:>9}  {}"
+_HEAD = "{:>5} {:>7} {:>6} {:>6} {:>8} {:>7} {:>8}  {:<16} {:>12} {:>9} {:>9}  {}"
 _COLUMNS = (
-    *("seed", "gevent", "prefork", "child", "freezes", "seconds"),
-    *("Redis", "Postgres", "redeliveries", "embedded", "distinct", "outcome"),
+    *("seed", "ingest", "parse", "child", "control", "frozen", "seconds"),
+    *("Redis by", "redeliveries", "embedded", "distinct", "outcome"),
 )
 
 
@@ -84,10 +84,10 @@ def _arguments() -> argparse.Namespace:
 
 
 def _row(report: Report) -> str:
-    kills = (report.kills.get(kind, 0) for kind in ("gevent", "prefork", "child"))
+    kills = (report.kills.get(kind, 0) for kind in ("ingest", "parse", "child", "control"))
     outcome = f"{len(report.findings)} findings" if report.findings else "ok"
     return _HEAD.format(
-        *(report.seed, *kills, report.freezes, report.seconds, report.redis_end, "SIGQUIT", report.redeliveries),
+        *(report.seed, *kills, report.freezes, report.seconds, report.redis_end, report.redeliveries),
         *(report.embedded_texts, report.distinct_texts, outcome),
     )
 

@@ -20,12 +20,11 @@ from pipeline.wiring import Parts
 from tests.chaos.corpus import Corpus
 
 KB = "chaos"
-_QUEUES = ("ask", "ingest", "parse", "control")
 _SAMPLE = 12
 _SHOWN = 5
 _TIMEOUT = 30.0
-_WITHOUT_END = ("_kombu.binding", "workers")
-"""Keys that may stay for ever: they don't grow with the work."""
+_WITHOUT_END = ("_kombu.binding", "workers", "control", "unacked")
+"""Keys that may stay for ever, as they don't grow with the work; and those of the sweep, which goes on."""
 
 Row = dict[str, Any]
 
@@ -33,9 +32,8 @@ Row = dict[str, Any]
 def in_motion(redis_url: str, namespace: str) -> dict[str, int]:
     """Messages that wait in queues or are held by workers, by key."""
     with redis.Redis.from_url(redis_url, decode_responses=True, socket_timeout=10) as client:
-        counts = {key: client.llen(f"{namespace}:{key}") for key in _QUEUES}
-        for key in client.scan_iter(f"{namespace}:unacked:*"):
-            counts[key] = client.hlen(key)
+        counts = {key: client.llen(key) for key in client.scan_iter(f"{namespace}:*", _type="LIST")}
+        counts |= {key: client.hlen(key) for key in client.scan_iter(f"{namespace}:unacked:*")}
     return {key: count for key, count in counts.items() if count}
 
 
@@ -181,17 +179,12 @@ def _of_redis(redis_url: str, namespace: str) -> Iterator[str]:
     with redis.Redis.from_url(redis_url, decode_responses=True, socket_timeout=10) as client:
         for key in client.scan_iter(f"{namespace}:*", count=1000):
             name = key.removeprefix(f"{namespace}:")
-            if client.ttl(key) == -1 and not name.startswith(_WITHOUT_END) and not _is_in_use(name):
+            if client.ttl(key) == -1 and not name.startswith(_WITHOUT_END):
                 yield f"the key {name} in Redis has no time to live"
         tokens: Any = client.smembers(f"{namespace}:workers")
         dead = [token for token in tokens if not client.exists(f"{namespace}:worker:{token}")]
         if dead and not _forgotten(client, namespace, dead):
             yield f"{len(dead)} dead workers are still registered"
-
-
-def _is_in_use(name: str) -> bool:
-    """Queues, and what living workers hold of the messages of the sweep, come and go."""
-    return name in _QUEUES or name.startswith(("unacked:", "unacked_index:"))
 
 
 def _forgotten(client: redis.Redis, namespace: str, tokens: list[str], within: float = 10.0) -> bool:

@@ -59,9 +59,9 @@ class Member:
         return []
 
     @property
-    def pool(self) -> str:
-        """The kind of its pool."""
-        return "gevent" if "-P gevent" in self._spec.command else "prefork"
+    def kind(self) -> str:
+        """Its line of the Procfile."""
+        return self.name.rpartition("-")[0]
 
     def strike(self) -> None:
         """kill -9 to it and to its children."""
@@ -126,7 +126,7 @@ class Crew:
 
     def of_kind(self, *kinds: str) -> list[Member]:
         """Members of these kinds that run."""
-        return [member for member in self.members.values() if member.name.split("-")[0] in kinds and member.running]
+        return [member for member in self.members.values() if member.kind in kinds and member.running]
 
     def are_ready(self) -> bool:
         """Whether all have started."""

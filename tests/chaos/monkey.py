@@ -17,7 +17,8 @@ _FROZEN_BEYOND_LEASE = (0.5, 2.0)
 _DOWN = (0.0, 2.0)
 _SHARE = (0.05, 0.6)
 _KINDS = {"gevent": ("ingest",), "prefork": ("parse",), "child": ("parse",), "control": ("control",)}
-_DICE = ("gevent", "gevent", "prefork", "prefork", "child", "child", "control")
+"""What may be killed: a whole gevent worker, a whole prefork worker, one process of its pool, the one that sweeps."""
+_DICE = ("gevent", "gevent", "gevent", "prefork", "prefork", "child", "child", "child", "control")
 
 
 class Outage:
@@ -101,7 +102,7 @@ class Monkey:
             self._dice.choice(children).send(signal.SIGKILL)
         else:
             victim.strike()
-        self.kills["child" if children else victim.pool] += 1
+        self.kills["child" if children else victim.kind] += 1
 
     def _freeze(self) -> None:
         """A worker that is taken for dead and comes back: what it writes then must not count."""
