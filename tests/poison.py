@@ -20,6 +20,7 @@ _UNPACKED_MB = 400
 _DEPTH = 100_000
 _STATES = (b"alpha ", b"omega ")
 _CHANGING_WORDS = 400_000
+_PAUSE = 0.002
 
 REFUSED: Mapping[str, tuple[str, str]] = {
     "bomb.docx": ("ParseFailed", "unpacks to"),
@@ -80,7 +81,7 @@ class PoisonFolder:
 
     @contextmanager
     def rewriting(self) -> Iterator[None]:
-        """Meanwhile one file is rewritten in place without a pause, as a log or a careless program does."""
+        """Meanwhile one file is rewritten in place again and again, as a log or a careless program does."""
         over = threading.Event()
         writer = threading.Thread(target=self._rewrite, args=(over,))
         writer.start()
@@ -134,6 +135,7 @@ class PoisonFolder:
                 file.seek(0)
                 file.write(_STATES[turn % 2] * _CHANGING_WORDS)
                 file.flush()
+                over.wait(_PAUSE)
 
 
 def is_torn(text: str) -> bool:

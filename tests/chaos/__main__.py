@@ -43,7 +43,7 @@ def main() -> int:
     try:
         for report in _trials(arguments, folder):
             reports.append(report)
-            print(_row(report), flush=True)
+            print("\n".join([_row(report), *(f"      {finding}" for finding in report.findings)]), flush=True)
     except KeyboardInterrupt:
         print("Interrupted; everything is stopped.", file=sys.stderr)
         return 130
@@ -93,9 +93,6 @@ def _row(report: Report) -> str:
 
 
 def _verdict(reports: list[Report], folder: Path) -> int:
-    for report in reports:
-        for finding in report.findings:
-            print(f"seed {report.seed}: {finding}", file=sys.stderr)
     failed = [report.seed for report in reports if report.findings]
     if failed:
         print(f"Seeds {failed} went wrong; their logs are in {folder}.", file=sys.stderr)
