@@ -10,20 +10,16 @@ each. Tokenizers of hosted embedding models count about a fifth fewer.
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from pipeline.errors import BadSettings, InternalFault
+from pipeline.adapters.llama_tokens import Positions, token_starts
+from pipeline.errors import BadSettings
 from pipeline.types import Block, Chunk, ParsedDocument
 
 SMALL_SHARE = 4
@@ -31,7 +27,6 @@ SMALL_SHARE = 4
 FILL_SHARE = 3
 """A chunk is filled to size / FILL_SHARE at least before a better place to cut is preferred to a later one."""
 
-_WINDOW_CHARS = 16_384
 _MAX_CLUSTER_CHARS = 32
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})", re.MULTILINE)
 _PAUSES = (
@@ -43,8 +38,6 @@ _PAUSES = (
 )
 """Where a chunk may end, best first; what a pattern matches belongs to what stands before it."""
 _JOINING = re.compile(r"[\u200c\u200d\ufe00-\ufe0f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]")
-
-Positions = NDArray[np.int64]
 
 
 class Stretch(NamedTuple):
@@ -86,11 +79,11 @@ class TokenChunker:
 
 def count_tokens(text: str) -> int:
     """The length of ``text`` in tokens."""
-    return len(_token_starts(text))
+    return len(token_starts(text))
 
 
 def _chunk(ordinal: int, text: _Text, start: int, end: int, block: Block) -> Chunk:
-    return Chunk(
+    return Chunk.model_construct(  # made here, so there is nothing to check
         ordinal=ordinal,
         text=text.text[start:end],
         start=start,
@@ -122,9 +115,16 @@ class _Text:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._starts = _token_starts(text)
-        self._pauses = [np.array([found.end() for found in pause.finditer(text)], np.int64) for pause in _PAUSES]
-        self._pauses[0] = _outside(self._pauses[0], _fenced(text))
+        self._starts = token_starts(text)
+        self._found: list[Positions] = []
+
+    def _pauses(self) -> Iterator[Positions]:
+        """Where each kind of pause ends, best first. Looked for when asked for: most texts need no more than two."""
+        yield from self._found
+        for pause in _PAUSES[len(self._found) :]:
+            ends = np.array([found.end() for found in pause.finditer(self.text)], np.int64)
+            self._found.append(_outside(ends, _fenced(self.text)) if pause is _PAUSES[0] else ends)
+            yield self._found[-1]
 
     def tokens(self, start: int, end: int) -> int:
         """How many tokens begin in text[start:end]."""
@@ -154,7 +154,7 @@ class _Text:
         if limit == stop:  # one character of more tokens than a chunk holds
             return stop
         floor = max(start + (limit - start) // FILL_SHARE, done)
-        for pauses in self._pauses:
+        for pauses in self._pauses():
             at = int(np.searchsorted(pauses, limit, side="right")) - 1
             if at >= 0 and pauses[at] > floor:
                 return int(pauses[at])
@@ -164,7 +164,7 @@ class _Text:
         """Where the next chunk begins so that it repeats at most ``overlap`` tokens; always ahead of ``start``."""
         at = max(0, int(np.searchsorted(self._starts, end)) - overlap)
         earliest = max(int(self._starts[at]), start + (end - start + 1) // 2)
-        for pauses in self._pauses:
+        for pauses in self._pauses():
             first = int(np.searchsorted(pauses, earliest))
             if first < len(pauses) and pauses[first] < end:
                 return int(pauses[first])
@@ -197,27 +197,3 @@ def _outside(positions: Positions, spans: Iterator[tuple[int, int]]) -> Position
         first, last = np.searchsorted(positions, (start + 1, end))
         kept[first:last] = False
     return positions[kept]
-
-
-def _token_starts(text: str) -> Positions:
-    """The position in ``text`` where each token begins. In windows, because the tokenizer takes long texts whole."""
-    tokenizer = _tokenizer()
-    parts = []
-    for base in range(0, len(text), _WINDOW_CHARS):
-        encoding = tokenizer.encode(text[base : base + _WINDOW_CHARS], add_special_tokens=False)
-        parts.append(np.fromiter((offset[0] for offset in encoding.offsets), np.int64, len(encoding)) + base)
-    return np.concatenate(parts) if parts else np.empty(0, np.int64)
-
-
-@cache
-def _tokenizer() -> Tokenizer:
-    """The offline embedder's tokenizer, found in its package without importing the package."""
-    found = importlib.util.find_spec("wordllama")
-    folders = list(found.submodule_search_locations or ()) if found else []
-    files = [path for folder in folders for path in sorted(Path(folder, "tokenizers").glob("*.json"))]
-    if not files:
-        raise InternalFault("The package wordllama holds no tokenizer.", "Install the project's dependencies anew.")
-    tokenizer = Tokenizer.from_file(str(files[0]))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer

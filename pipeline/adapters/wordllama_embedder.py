@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.adapters.llama_tokens import token_ids
 from pipeline.errors import BadSettings
 from pipeline.seams import Embeddings
 from pipeline.settings import OFFLINE_EMBEDDER
@@ -101,8 +102,8 @@ def _giving_way(texts: Sequence[str]) -> Iterator[str]:
 
 
 def _vector(model: WordLlamaInference, text: str) -> Vector:
-    # One text at a time: the tokenizer's batches run on threads of its own, which don't survive a fork.
-    tokens = model.tokenizer.encode(_normalised(text), add_special_tokens=False).ids
+    # Not by the model's own method: its batches run on threads of the tokenizer, which don't survive a fork.
+    tokens = token_ids(_normalised(text))
     mean = model.embedding[tokens].mean(axis=0) if tokens else np.zeros(DIMENSIONS, np.float32)
     length = float(np.linalg.norm(mean))
     if length == 0.0:

@@ -1,0 +1,106 @@
+"""Tokens of the tokenizer that comes with the offline model (Llama 2's), word by word out of a cache.
+
+That tokenizer knows no token that reaches over a space before a word, or over the start of a line: so the tokens of a
+text are those of its pieces, and most pieces of a text were met before. Measured on the abstracts of scifact: the same
+tokens, at the same places, in a fifth of the time.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from pipeline.errors import InternalFault
+
+Positions = NDArray[np.int64]
+Tokens = tuple[tuple[int, ...], tuple[int, ...]]
+"""Ids, and where in the text each token starts."""
+
+# Everything but the beginning of a text falls into these: a word with the spaces, or the ends of lines, before it.
+# To the tokenizer a space and U+2581 are the same.
+_PIECE = re.compile(r"[ ▁]+[^ ▁\n]*|\n+[^ ▁\n]*|[^ ▁\n]+")
+_CACHED_PIECES = 100_000
+_CACHED_CHARS = 32
+# A piece may be a line of a megabyte without a space: the tokenizer takes the square of a length.
+_WINDOW_CHARS = 16_384
+
+_known: dict[str, Tokens] = {}
+
+
+def token_starts(text: str) -> Positions:
+    """The position in ``text`` where each token begins, ascending."""
+    starts: list[int] = []
+    for base, (_, offsets) in _pieces(text):
+        if len(offsets) == 1:  # its start: most words are one token
+            starts.append(base)
+        else:
+            starts += [base + offset for offset in offsets]
+    return np.array(starts, np.int64)
+
+
+def token_ids(text: str) -> list[int]:
+    """The ids of the tokens of ``text``, without special ones."""
+    return [token for _, (ids, _) in _pieces(text) for token in ids]
+
+
+def _pieces(text: str) -> Iterator[tuple[int, Tokens]]:
+    """Each piece's place in the text, and its tokens with places counted from there."""
+    found = _PIECE.finditer(text)
+    for piece in found:  # the first one has no space before it but what it brings
+        yield 0, _encoded(piece[0])
+        break
+    for piece in found:
+        word = piece[0]
+        tokens = _known.get(word)
+        yield piece.start(), _learned(word) if tokens is None else tokens
+
+
+def _learned(piece: str) -> Tokens:
+    tokens = _within(piece)
+    if len(piece) <= _CACHED_CHARS:
+        if len(_known) >= _CACHED_PIECES:
+            _known.clear()
+        _known[piece] = tokens
+    return tokens
+
+
+def _within(piece: str) -> Tokens:
+    """The tokens of a piece that other text stands before. The tokenizer puts a space before whatever it gets."""
+    if piece[0] == "\n":
+        ids, starts = _encoded(piece)
+        return ids[1:], starts[1:]
+    if piece in (" ", "▁"):
+        return _encoded("\n")[0][:1], (0,)
+    ids, starts = _encoded(piece[1:])
+    return ids, (0, *(start + 1 for start in starts[1:]))
+
+
+def _encoded(text: str) -> Tokens:
+    ids: list[int] = []
+    starts: list[int] = []
+    for base in range(0, len(text), _WINDOW_CHARS):
+        encoding = tokenizer().encode(text[base : base + _WINDOW_CHARS], add_special_tokens=False)
+        ids += encoding.ids
+        starts += [base + start for start, _ in encoding.offsets]
+    return tuple(ids), tuple(starts)
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    """The offline embedder's tokenizer, found in its package without importing the package."""
+    found = importlib.util.find_spec("wordllama")
+    folders = list(found.submodule_search_locations or ()) if found else []
+    files = [path for folder in folders for path in sorted(Path(folder, "tokenizers").glob("*.json"))]
+    if not files:
+        raise InternalFault("The package wordllama holds no tokenizer.", "Install the project's dependencies anew.")
+    loaded = Tokenizer.from_file(str(files[0]))
+    loaded.no_truncation()
+    loaded.no_padding()
+    return loaded
