@@ -37,8 +37,8 @@ def in_motion(redis_url: str, namespace: str) -> dict[str, int]:
     return {key: count for key, count in counts.items() if count}
 
 
-def findings(parts: Parts, redis_url: str, run_id: str, corpus: Corpus) -> list[str]:
-    """All that is wrong, one line each."""
+def findings(parts: Parts, run_id: str, corpus: Corpus) -> list[str]:
+    """All that is wrong in Postgres and in the vector store, one line each."""
     kb = parts.knowledge_bases.find("default", KB)
     checks = (
         _of_run(parts, run_id, corpus),
@@ -47,9 +47,21 @@ def findings(parts: Parts, redis_url: str, run_id: str, corpus: Corpus) -> list[
         _of_store(parts, kb),
         _of_pgvector(parts, kb) if kb.store == "pgvector" else iter(()),
         _of_answers(parts, kb, corpus),
-        _of_redis(redis_url, parts.settings.namespace),
     )
     return [finding for check in checks for finding in check]
+
+
+def left_in_redis(redis_url: str, namespace: str) -> Iterator[str]:
+    """Nothing stays for ever; what dead workers were known by is forgotten."""
+    with redis.Redis.from_url(redis_url, decode_responses=True, socket_timeout=10) as client:
+        for key in client.scan_iter(f"{namespace}:*", count=1000):
+            name = key.removeprefix(f"{namespace}:")
+            if client.ttl(key) == -1 and not name.startswith(_WITHOUT_END):
+                yield f"the key {name} in Redis has no time to live"
+        tokens: Any = client.smembers(f"{namespace}:workers")
+        dead = [token for token in tokens if not client.exists(f"{namespace}:worker:{token}")]
+        if dead and not _forgotten(client, namespace, dead):
+            yield f"{len(dead)} dead workers are still registered"
 
 
 def distinct_texts(parts: Parts) -> int:
@@ -172,19 +184,6 @@ def _of_answers(parts: Parts, kb: KnowledgeBase, corpus: Corpus) -> Iterator[str
         passages = flow.retrieve(question, parts).passages
         if not any(passage.text in corpus.texts[key] for passage in passages):
             yield f"{text!r} does not find {key} in {parts.settings.store_name}"
-
-
-def _of_redis(redis_url: str, namespace: str) -> Iterator[str]:
-    """Nothing stays for ever; what dead workers were known by is forgotten."""
-    with redis.Redis.from_url(redis_url, decode_responses=True, socket_timeout=10) as client:
-        for key in client.scan_iter(f"{namespace}:*", count=1000):
-            name = key.removeprefix(f"{namespace}:")
-            if client.ttl(key) == -1 and not name.startswith(_WITHOUT_END):
-                yield f"the key {name} in Redis has no time to live"
-        tokens: Any = client.smembers(f"{namespace}:workers")
-        dead = [token for token in tokens if not client.exists(f"{namespace}:worker:{token}")]
-        if dead and not _forgotten(client, namespace, dead):
-            yield f"{len(dead)} dead workers are still registered"
 
 
 def _forgotten(client: redis.Redis, namespace: str, tokens: list[str], within: float = 10.0) -> bool:

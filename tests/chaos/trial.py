@@ -113,7 +113,8 @@ class Trial:
             "messages are left",
             lambda: str(audit.in_motion(self._services.redis_url, self._namespace)),
         )
-        self.report.findings += audit.findings(self._parts, self._services.redis_url, run_id, self._corpus)
+        self.report.findings += audit.findings(self._parts, run_id, self._corpus)
+        self.report.findings += audit.left_in_redis(self._services.redis_url, self._namespace)
         self._count()
 
     def _live_before(self) -> None:
