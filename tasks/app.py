@@ -23,8 +23,14 @@ def _configure_logging(**_: Any) -> None:
     logs.configure(settings.log_format, settings.log_level)
 
 
+# Celery sends the next task of a chain itself, and gives the chain up where it can't: a worker waits for a broker that
+# restarts, some 20 seconds in all.
+_PUBLISH_RETRIES = {"max_retries": 22, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 1.0}
+
+
 @signals.worker_init.connect
 def _warm_up(**_: Any) -> None:
+    app.conf.task_publish_retry_policy = _PUBLISH_RETRIES
     # In a gevent worker this process runs the tasks. A prefork parent only forks: connections must not cross that.
     if runtime.is_patched():
         runtime.parts().warm_up()

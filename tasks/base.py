@@ -6,18 +6,20 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import structlog
 from celery import Task
 from celery.exceptions import Ignore
 
-from pipeline.errors import Cancelled, CeleriacError, RateLimited, wrap
+from pipeline.errors import Cancelled, CeleriacError, wrap
 from pipeline.logs import correlated
 from pipeline.settings import Settings
 from tasks import runtime
 
 _log = structlog.get_logger(__name__)
+
+# Header of a message that is sent again, in Unix seconds.
+_FIRST_ATTEMPT = "first_attempt_at"
 
 
 class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
@@ -28,15 +30,16 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
     throws = (CeleriacError,)  # attempt() logs them, and with a traceback what was none of ours before
 
     @contextmanager
-    def attempt(self, deadline: float | None = None, **ids: str) -> Iterator[int]:
+    def attempt(self, deadline: float | None = None, patience: float | None = None, **ids: str) -> Iterator[int]:
         """Run one attempt (its number, from 1, is what ``with`` gives); a retryable failure is tried again.
 
-        Retries end with CELERIAC_MAX_RETRIES, or where the next one would come after ``deadline`` (Unix seconds).
-        Then, and for all other errors, the error itself is the task's failure.
+        Retries end with CELERIAC_MAX_RETRIES, or where the next one would come after ``deadline`` (Unix seconds); with
+        ``patience`` they end so many seconds after the first attempt, however many there were. Then, and for all other
+        errors, the error itself is the task's failure.
         """
         number = int(self.request.retries) + 1
         with correlated(task=self.name, **ids):
-            begun = time.perf_counter()
+            begun, begun_at = time.perf_counter(), time.time()
             try:
                 yield number
                 _log.info("stage done", attempt=number, ms=round((time.perf_counter() - begun) * 1000, 1))
@@ -48,34 +51,37 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
                 failure = wrap(error)
                 if failure is not error:
                     _log.exception("defect")
-                delay = self._delay(failure, number, deadline)
+                first = float(self.request.get(_FIRST_ATTEMPT) or begun_at)
+                delay = self._delay(failure, number, deadline, None if patience is None else first + patience)
                 if delay is None:
                     _log.warning("stage failed", attempt=number, error=str(failure))
                     raise failure from error
                 _log.info("stage retried", attempt=number, delay=round(delay, 2), error=failure.message)
-                raise self.retry(exc=failure, countdown=delay) from error
+                raise self.retry(exc=failure, countdown=delay, headers={_FIRST_ATTEMPT: first}) from error
 
     @property
     def worker(self) -> str:
         """The name of the worker that runs this."""
         return str(self.request.hostname or "")
 
-    def _delay(self, error: CeleriacError, number: int, deadline: float | None) -> float | None:
+    def _delay(
+        self, error: CeleriacError, number: int, deadline: float | None, patient_until: float | None
+    ) -> float | None:
         settings = runtime.parts().settings
-        if not error.retryable or number > settings.max_retries:
+        if not error.retryable or (patient_until is None and number > settings.max_retries):
             return None
         delay = backoff(error, number, settings)
-        return None if deadline is not None and time.time() + delay >= deadline else delay
+        ends = [end for end in (deadline, patient_until) if end is not None]
+        return None if ends and time.time() + delay >= min(ends) else delay
 
 
 def backoff(error: CeleriacError, number: int, settings: Settings) -> float:
     """Seconds to wait before the attempt after the ``number``-th: what the service asked for, or exponential with
     full jitter (the AWS Architecture Blog's "Exponential Backoff And Jitter", 2015) above a floor of a tenth.
     """
-    asked: Any = error.retry_after if isinstance(error, RateLimited) else None
+    asked = error.retry_after
     if asked is not None:
         # A longer countdown than the visibility timeout would be delivered twice.
-        patience = min(float(asked), settings.visibility_timeout / 4)
-        return patience + random.uniform(0, settings.retry_backoff)
-    most = min(settings.retry_backoff_max, settings.retry_backoff * 2 ** (number - 1))
+        return min(asked, settings.visibility_timeout / 4) + random.uniform(0, settings.retry_backoff)
+    most = min(settings.retry_backoff_max, settings.retry_backoff * 2 ** min(number - 1, 30))
     return random.uniform(most / 10, most)

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from pipeline import settings
-from pipeline.errors import CeleriacError, wrap
+from pipeline.errors import Busy, CeleriacError, wrap
 from pipeline.ingest import flow
 from pipeline.types import Batch, IngestStage
 from tasks import canvases, runtime
@@ -58,10 +58,12 @@ def _watched() -> Iterator[None]:
 
 def _stage(task: StageTask, name: IngestStage, data: dict[str, Any]) -> dict[str, Any]:
     batch, parts = Batch.decode(data), runtime.parts()
-    number = 1
+    number, patience = 1, parts.settings.ingest_patience
     try:
-        with task.attempt(run=batch.run_id, batch=str(batch.number)) as number:
+        with task.attempt(run=batch.run_id, batch=str(batch.number), patience=patience) as number:
             flow.run_stage(name, batch, parts, attempt=number)
+    except Busy:
+        pass  # for so long that this message is one too many: whoever holds the batch takes it on
     except CeleriacError as error:
         try:
             flow.give_up(name, batch, error, parts, attempt=number)
@@ -100,8 +102,8 @@ def upsert(task: StageTask, batch: dict[str, Any]) -> int:
 @app.task(bind=True, base=StageTask, name="ingest.next_wave", ignore_result=True)
 def next_wave(task: StageTask, _batches: list[int], run_id: str, lane: int, step: int) -> None:
     """Send what this lane does next, or the end of the run if nothing is left in any."""
-    with task.attempt(run=run_id, lane=str(lane)):
-        parts = runtime.parts()
+    parts = runtime.parts()
+    with task.attempt(run=run_id, lane=str(lane), patience=parts.settings.ingest_patience):
         size = parts.settings.wave_batches
         wave = parts.batches.next_wave(run_id, lane, step, size)
         if wave is None:
@@ -116,14 +118,16 @@ def next_wave(task: StageTask, _batches: list[int], run_id: str, lane: int, step
 @app.task(bind=True, base=StageTask, name="ingest.finalize", ignore_result=True)
 def finalize(task: StageTask, run_id: str) -> None:
     """Prune if asked to, and end the run."""
-    with task.attempt(run=run_id):
-        flow.end(run_id, runtime.parts())
+    parts = runtime.parts()
+    with task.attempt(run=run_id, patience=parts.settings.ingest_patience):
+        flow.end(run_id, parts)
 
 
 @app.task(name="ingest.failed", ignore_result=True)
 def failed(_request: Any, error: BaseException, _traceback: Any, run_id: str) -> None:
     """The errback of a wave's body and of finalize."""
-    cause = wrap(error)
-    _log.error("run interrupted", run=run_id, error=str(cause))
-    if not cause.retryable:  # else the sweep goes on with it
-        runtime.parts().runs.finish(run_id, "failed", error=cause)
+    _log.error("run interrupted", run=run_id, error=str(wrap(error)))
+    # What is not ours comes from between the tasks: Celery couldn't send the next one, and gave up the whole chord.
+    # Such a run, and one that a service was missing to, goes on as soon as the sweep finds its lanes silent.
+    if isinstance(error, CeleriacError) and not error.retryable:
+        runtime.parts().runs.finish(run_id, "failed", error=error)

@@ -11,11 +11,28 @@ from typing import Any
 import structlog
 from celery import bootsteps
 from celery.worker import state
+from kombu.transport import redis as transport
 
 import celeryconfig
 from tasks import runtime
 
 _log = structlog.get_logger(__name__)
+
+
+class ForgivingQoS(transport.QoS):
+    """Gives back what it holds when its channel closes, if it can. Where the connection is what broke, it can't, and
+    the error would end the worker.
+    """
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        """As the base class; what could not be given back stays under the worker's key."""
+        try:
+            super().restore_unacked_once(stderr)
+        except Exception as error:  # noqa: BLE001 - of all kinds, an AttributeError among them
+            _log.warning("messages not given back on a broken connection", error=str(error))
+
+
+transport.Channel.QoS = ForgivingQoS
 
 
 class GiveBack(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types

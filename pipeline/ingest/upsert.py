@@ -27,11 +27,8 @@ class Documents(Superseded, Protocol):
     def chunks(self, versions: Sequence[tuple[str, int]]) -> list[DraftChunk]:
         """The chunks of these generations."""
 
-    def switch(self, versions: Sequence[tuple[str, int]]) -> None:
-        """Make these generations live."""
-
-    def outdated(self, versions: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
-        """Those whose document is gone, or live at a newer generation."""
+    def switch(self, versions: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Make these generations live; returns those whose document is gone, or live at a newer generation."""
 
 
 def upsert(
@@ -51,12 +48,12 @@ def upsert(
     chunks = documents.chunks(versions)
     for first in range(0, len(chunks), _PAGE):
         store.upsert(run.kb.index, _entries(chunks[first : first + _PAGE], vectors, run), timeout=timeout)
-    documents.switch(versions)
     # Another run may have gone further with the same document, or somebody deleted it: what came too late goes again.
-    late = documents.outdated(versions)
-    store.delete(run.kb.index, [c.id for c in chunks if (c.document_id, c.generation) in late], timeout=timeout)
-    ids = [document for document, _ in versions]
-    retire(ids, run.kb.index, documents=documents, store=store, timeout=timeout)
+    if late := documents.switch(versions):
+        store.delete(run.kb.index, [c.id for c in chunks if (c.document_id, c.generation) in late], timeout=timeout)
+    # A first generation replaces nothing.
+    if ids := [document for document, generation in versions if generation > 1]:
+        retire(ids, run.kb.index, documents=documents, store=store, timeout=timeout)
     return BatchOutcome(done=tuple(item.number for item in items))
 
 

@@ -48,6 +48,9 @@ _COMPACT_SIZE = """
 WITH gone AS (DELETE FROM {corpus} WHERE kb_id = %(kb)s::uuid RETURNING chunks, length)
 INSERT INTO {corpus} SELECT %(kb)s::uuid, sum(chunks), sum(length) FROM gone HAVING count(*) > 0
 """
+# A knowledge base that is new since the last ANALYZE looks empty to the planner: it would compare every pair of rows.
+_NO_LOOPS = b"SET LOCAL enable_nestloop = off"
+_LOOPS = b"SET LOCAL enable_nestloop = on"
 # Rare terms, most of the table, have a row or two and stay as they are.
 _COMPACT_TERMS = """
 WITH gone AS (
@@ -144,7 +147,9 @@ class Upkeep:
     def _compact(self, connection: psycopg.Connection) -> None:
         share(connection, self.tables, self.kb_id)
         self._execute(connection, _COMPACT_SIZE)
+        connection.execute(_NO_LOOPS)
         self._execute(connection, _COMPACT_TERMS, frequent=_FREQUENT)
+        connection.execute(_LOOPS)
 
     def _reweight(self, connection: psycopg.Connection, average: float) -> bool:
         bounds = {"low": average / DRIFT, "high": average * DRIFT, "rows": _REWEIGHT_ROWS}

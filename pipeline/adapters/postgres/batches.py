@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.adapters.postgres.engine import transaction
+from pipeline.adapters.postgres.engine import statement, transaction
 from pipeline.adapters.postgres.rows import recordset
 from pipeline.errors import Busy, Cancelled, CeleriacError
 from pipeline.types import Batch, BatchOutcome, IngestStage, Lease, RunItem, Source, Wave
@@ -86,7 +86,8 @@ UPDATE run_batches SET holder = NULL, lease_item = NULL, deaths = 0, crash = NUL
 _OPEN_ITEMS = sa.text("""
 SELECT i.number FROM run_items i JOIN run_batches b
     ON b.run_id = i.run_id AND i.number BETWEEN b.first_item AND b.last_item
-WHERE b.run_id = :run_id AND b.number = :number AND b.stage = :stage AND i.status = 'queued' FOR UPDATE OF b
+WHERE b.run_id = :run_id AND b.number = :number AND b.stage = :stage AND i.status = 'queued'
+  AND (b.holder IS NULL OR b.lease_until < now()) FOR UPDATE OF b
 """)
 _GIVE_UP = sa.text("""
 UPDATE run_batches SET stage = 'over', holder = NULL, fence = fence + 1, failed = failed + :failed
@@ -173,28 +174,28 @@ class Batches:
     def items(self, lease: Lease) -> list[RunItem]:
         """The items of the batch that are not over."""
         values = {"run_id": lease.batch.run_id, "first": lease.first_item, "last": lease.last_item}
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             return [_item(row) for row in connection.execute(_ITEMS, values).mappings()]
 
     def renew(self, holders: Sequence[str]) -> None:
         """Let these leases live on; those that somebody else has taken since are left alone."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             connection.execute(_RENEW, {"holders": list(holders), "seconds": self._lease_seconds})
 
     def alone(self, lease: Lease, item: int) -> None:
         """Note that from now on only this item is worked on: should the worker die, it is the one to blame."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             connection.execute(_ALONE, {**_ours(lease), "item": item})
 
     def release(self, lease: Lease) -> None:
         """Give the lease back as it is: the stage ended in good order, but not done."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             connection.execute(_RELEASE, _ours(lease))
 
     def crashed(self, batch: Batch, cause: str) -> None:
         """Somebody saw the holder of this batch die: its lease ends now, and the cause is kept."""
         values = {"run_id": batch.run_id, "number": batch.number, "cause": cause}
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             connection.execute(_CRASHED, values)
 
     # ------------------------------------------------------------------ outcomes
@@ -214,7 +215,7 @@ class Batches:
                 connection.execute(_MOVE_ON, _ours(lease) | {"next": next_stage})
 
     def give_up(self, batch: Batch, stage: IngestStage, error: CeleriacError, *, attempt: int) -> None:
-        """End all open items of a batch that is at this stage with one cause."""
+        """End all open items of a batch that is at this stage, and that nobody works on, with one cause."""
         place = {"run_id": batch.run_id, "number": batch.number}
         with transaction(self._engine) as connection:
             numbers = list(connection.execute(_OPEN_ITEMS, {**place, "stage": stage}).scalars())
@@ -249,7 +250,7 @@ class Batches:
 
     def resend(self, run_id: str, lane: int) -> int | None:
         """The step to go on with in a lane whose messages are lost; None: the run is over."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             found = _pairs(connection.execute(_BUMP, {"run_id": run_id, "lane": lane}))
         return found[0][1] if found else None
 
@@ -268,12 +269,12 @@ class Batches:
 
     def count(self, run_id: str) -> int:
         """How many batches a run has."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             return int(connection.execute(_COUNT, {"run_id": run_id}).scalar_one())
 
     def silent_lanes(self, seconds: float) -> list[tuple[str, int]]:
         """(run, lane) pairs that have work, were not heard of for so long, and where nobody holds a lease."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             return _pairs(connection.execute(_SILENT, {"seconds": seconds}))
 
 

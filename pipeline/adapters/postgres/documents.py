@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.adapters.postgres.engine import transaction
+from pipeline.adapters.postgres.engine import statement, transaction
 from pipeline.adapters.postgres.rows import recordset
 from pipeline.types import Block, Draft, DraftChunk, Source, Value
 
@@ -106,6 +106,21 @@ WHERE d.kb_id = :kb_id
                   AND i.source->>'origin' = d.origin)
 ORDER BY d.id
 """)
+_GIVEN_UP = sa.text("""
+SELECT i.document_id::text, i.generation FROM run_items i
+JOIN document_versions v ON v.document_id = i.document_id AND v.generation = i.generation
+JOIN documents d ON d.id = i.document_id
+WHERE i.run_id = :run_id AND i.status = 'failed' AND coalesce(d.live_generation, 0) < i.generation LIMIT :limit
+""")
+_VERSION_CHUNK_IDS = sa.text("""
+SELECT c.id::text FROM chunks c JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(document_id uuid, generation integer)
+    ON c.document_id = r.document_id AND c.generation = r.generation
+""")
+_DISCARD = sa.text("""
+DELETE FROM document_versions v
+USING jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(document_id uuid, generation integer)
+WHERE v.document_id = r.document_id AND v.generation = r.generation
+""")
 _CHUNK_IDS = sa.text("SELECT id::text FROM chunks WHERE document_id = ANY(CAST(:ids AS uuid[]))")
 _HIDE = sa.text("""
 UPDATE documents SET live_generation = NULL, content_hash = NULL, chunk_count = 0, status = 'pending'
@@ -131,7 +146,7 @@ class Documents:
 
     def known(self, kb_id: str, keys: Sequence[str]) -> dict[str, Known]:
         """Those documents that are there, by key."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             rows = connection.execute(_KNOWN, {"kb_id": kb_id, "keys": list(keys)}).all()
         return {row[0]: Known(origin=row[1], content_hash=row[2], failed=row[3]) for row in rows}
 
@@ -140,14 +155,14 @@ class Documents:
         if not sources:
             return {}
         rows = recordset({"key": s.key, "origin": s.origin, "format": s.format} for s in sources)
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             found = connection.execute(_REGISTER, {"kb_id": kb_id, "rows": rows})
             return {row[0]: (row[1], row[2]) for row in found}
 
     def confirm(self, kb_id: str, sources: Sequence[Source]) -> None:
         """Documents that are live as these sources have them: note their origin, and forget a failure since."""
         rows = recordset({"key": source.key, "origin": source.origin} for source in sources)
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             connection.execute(_CONFIRM, {"kb_id": kb_id, "rows": rows})
 
     def save_drafts(self, drafts: Sequence[Draft]) -> None:
@@ -155,12 +170,12 @@ class Documents:
         if not drafts:
             return
         rows = recordset(draft.model_dump(mode="json") for draft in drafts)
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             connection.execute(_SAVE_DRAFTS, {"rows": rows})
 
     def drafts(self, versions: Sequence[tuple[str, int]]) -> list[Draft]:
         """The drafts of these (document, generation) pairs."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             rows = connection.execute(_DRAFTS, {"rows": _versions(versions)}).mappings()
             return [_draft(row) for row in rows]
 
@@ -173,30 +188,26 @@ class Documents:
 
     def chunks(self, versions: Sequence[tuple[str, int]]) -> list[DraftChunk]:
         """The chunks of these generations, in order."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             rows = connection.execute(_CHUNKS, {"rows": _versions(versions)}).mappings()
             return [DraftChunk.model_construct(**row) for row in rows]
 
-    def switch(self, versions: Sequence[tuple[str, int]]) -> None:
+    def switch(self, versions: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
         """Make these generations the live ones, all at once; an older one never replaces a newer one, and one without
-        a chunk none at all.
+        a chunk none at all. Returns those that came too late: their document is gone, or live at a newer generation.
         """
         with transaction(self._engine) as connection:
             connection.execute(_SWITCH, {"rows": _versions(versions)})
-
-    def outdated(self, versions: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
-        """Those whose document is gone, or live at a newer generation."""
-        with transaction(self._engine) as connection:
             return {(row[0], row[1]) for row in connection.execute(_OUTDATED, {"rows": _versions(versions)})}
 
     def superseded_chunks(self, document_ids: Sequence[str]) -> list[str]:
         """Ids of chunks that belong to generations older than the live one."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             return list(connection.execute(_SUPERSEDED, {"ids": list(document_ids)}).scalars())
 
     def forget_superseded(self, document_ids: Sequence[str]) -> None:
         """Delete the generations older than the live one, with their chunks."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             connection.execute(_FORGET, {"ids": list(document_ids)})
 
     def vanished(self, kb_id: str, run_id: str, roots: Sequence[str]) -> list[str]:
@@ -204,8 +215,23 @@ class Documents:
         run could not read in full: it may still hold them.
         """
         values = {"kb_id": kb_id, "run_id": run_id, "roots": list(roots)}
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             return list(connection.execute(_VANISHED, values).scalars())
+
+    def given_up(self, run_id: str, limit: int) -> list[tuple[str, int]]:
+        """(document, generation) of drafts that a run began and failed to make live."""
+        with statement(self._engine) as connection:
+            return [(row[0], row[1]) for row in connection.execute(_GIVEN_UP, {"run_id": run_id, "limit": limit})]
+
+    def version_chunks(self, versions: Sequence[tuple[str, int]]) -> list[str]:
+        """Ids of the chunks of these generations."""
+        with statement(self._engine) as connection:
+            return list(connection.execute(_VERSION_CHUNK_IDS, {"rows": _versions(versions)}).scalars())
+
+    def discard(self, versions: Sequence[tuple[str, int]]) -> None:
+        """Delete these generations, with their chunks."""
+        with statement(self._engine) as connection:
+            connection.execute(_DISCARD, {"rows": _versions(versions)})
 
     def hide(self, document_ids: Sequence[str]) -> list[str]:
         """Take documents out of every answer, and return the ids of their chunks; :meth:`delete` comes after."""
@@ -215,7 +241,7 @@ class Documents:
 
     def delete(self, document_ids: Sequence[str]) -> None:
         """Delete documents with their generations and chunks."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             connection.execute(_DELETE, {"ids": list(document_ids)})
 
 

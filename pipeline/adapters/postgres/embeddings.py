@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import sqlalchemy as sa
 
-from pipeline.adapters.postgres.engine import transaction
+from pipeline.adapters.postgres.engine import statement
 from pipeline.types import Vector
 
 _KNOWN = sa.text("SELECT encode(hash, 'hex') FROM embeddings WHERE space = :space AND hash = ANY(:hashes)")
@@ -31,7 +31,7 @@ class EmbeddingCache:
 
     def known(self, space: str, hashes: Sequence[str]) -> set[str]:
         """Those of ``hashes`` that have a vector."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             return set(connection.execute(_KNOWN, {"space": space, "hashes": _bytes(hashes)}).scalars())
 
     def save(self, space: str, vectors: Mapping[str, Vector]) -> None:
@@ -41,12 +41,12 @@ class EmbeddingCache:
             "hashes": _bytes(tuple(vectors)),
             "vectors": [np.asarray(vector, dtype="<f4").tobytes() for vector in vectors.values()],
         }
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             connection.execute(_SAVE, values)
 
     def load(self, space: str, hashes: Sequence[str]) -> dict[str, Vector]:
         """Vectors by hash; one that isn't there is left out."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             rows = connection.execute(_LOAD, {"space": space, "hashes": _bytes(hashes)}).all()
         return {key: np.frombuffer(packed, dtype="<f4").astype(np.float32) for key, packed in rows}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.adapters.postgres.engine import transaction
+from pipeline.adapters.postgres.engine import statement, transaction
 from pipeline.errors import BadSettings, Conflict, NotFound
 from pipeline.types import KnowledgeBase, StoreName
 
@@ -52,7 +52,7 @@ class KnowledgeBases:
 
     def find(self, tenant: str, name: str) -> KnowledgeBase:
         """The knowledge base of that name; raises NotFound."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             row = connection.execute(_FIND, {"tenant": tenant, "name": name}).mappings().first()
         if row is None:
             where = "" if tenant == "default" else f" of tenant {_shown(tenant)!r}"
@@ -64,7 +64,7 @@ class KnowledgeBases:
 
     def list(self, tenant: str) -> tuple[KnowledgeBase, ...]:
         """All knowledge bases of a tenant, by name."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             return tuple(_knowledge_base(row) for row in connection.execute(_LIST, {"tenant": tenant}).mappings())
 
     def create(self, tenant: str, name: str, *, model: str, dimensions: int, store: StoreName) -> KnowledgeBase:
@@ -80,18 +80,18 @@ class KnowledgeBases:
 
     def delete(self, kb_id: str) -> None:
         """Remove it with all its documents, chunks and runs; questions asked of it stay."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             connection.execute(_DELETE, {"id": kb_id})
 
     def counts(self, kb_id: str) -> dict[str, int]:
         """How many live ``documents``, ``failed`` documents and live ``chunks`` it has."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             row = connection.execute(_COUNTS, {"id": kb_id}).mappings().one()
         return {name: int(count) for name, count in row.items()}
 
     def refresh_size(self, kb_id: str) -> None:
         """Count its chunks anew, after a change; a question reads the count and doesn't add up all documents."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             connection.execute(_REFRESH, {"id": kb_id})
 
     def _insert(self, tenant: str, name: str, model: str, dimensions: int, store: StoreName) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.adapters.postgres.engine import transaction
+from pipeline.adapters.postgres.engine import statement
 from pipeline.errors import NotFound
 from pipeline.types import Passage
 
@@ -47,24 +47,24 @@ class Passages:
 
     def live(self, kb_id: str, chunk_ids: Sequence[str]) -> dict[str, Passage]:
         """Places of those chunks that belong to a live generation, by chunk id, without text."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             rows = connection.execute(_LIVE, {"ids": list(chunk_ids), "kb_id": kb_id}).mappings()
             return {row["chunk_id"]: Passage.model_construct(**row) for row in rows}
 
     def texts(self, kb_id: str, chunk_ids: Sequence[str]) -> dict[str, str]:
         """Texts by chunk id; a chunk that is gone is left out."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             return {row[0]: row[1] for row in connection.execute(_TEXTS, {"ids": list(chunk_ids), "kb_id": kb_id})}
 
     def documents(self, kb_id: str, *, status: str = "", limit: int = 100) -> list[dict[str, Any]]:
         """Rows for a listing, by key."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             rows = connection.execute(_LIST, {"kb_id": kb_id, "status": status, "limit": limit}).mappings()
             return [dict(row) for row in rows]
 
     def document(self, kb_id: str, name: str) -> dict[str, Any]:
         """One document by id, key or the file it came from; raises NotFound, also where a file holds many records."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             rows = connection.execute(_SHOW, {"kb_id": kb_id, "name": name}).mappings().all()
         if not rows:
             raise NotFound(f"There is no document {name!r} here.", "`manage.py docs list` shows ids and keys.")
@@ -74,5 +74,5 @@ class Passages:
 
     def chunks(self, document_id: str) -> list[Passage]:
         """The live chunks of a document in order, with text."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             return [Passage(**row) for row in connection.execute(_CHUNKS, {"id": document_id}).mappings()]

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.adapters.postgres.engine import transaction
+from pipeline.adapters.postgres.engine import statement, transaction
 from pipeline.adapters.postgres.rows import as_json, recordset
 from pipeline.errors import CeleriacError, Conflict, NotFound, from_json
 from pipeline.types import Answer, AskOptions, Question, QuestionStatus, StageTiming, Usage, Value
@@ -75,7 +75,7 @@ class Questions:
     def submit(self, question: Question) -> None:
         """Write the question before any message of it is sent; raises Conflict for an id in use."""
         values = question.model_dump() | {"options": as_json(question.options.encode())}
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             if connection.execute(_SUBMIT, values).rowcount == 0:
                 raise Conflict(
                     f"Question {question.id} was submitted already.", "Each question needs an id of its own."
@@ -103,13 +103,13 @@ class Questions:
 
     def fail(self, question_id: str, error: CeleriacError, *, epoch: int) -> bool:
         """Record the failure; False: it was over already, or a later submission has taken its place."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             values = {"id": question_id, "epoch": epoch, "error": as_json(error.to_json())}
             return connection.execute(_FAIL, values).rowcount == 1
 
     def resubmit(self, question_id: str) -> int | None:
         """Begin a new epoch, so that what is still under way for the old one can't be recorded; None: it is over."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             epoch = connection.execute(_RESUBMIT, {"id": question_id}).scalar()
         return None if epoch is None else int(epoch)
 
@@ -128,7 +128,7 @@ class Questions:
 
     def open_before(self, moment: float) -> list[Question]:
         """Questions without an end that were submitted before ``moment`` (Unix seconds), oldest first."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             return [_question(row) for row in connection.execute(_OPEN, {"before": moment}).mappings()]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.adapters.postgres.engine import transaction
+from pipeline.adapters.postgres.engine import statement, transaction
 from pipeline.adapters.postgres.rows import as_json, recordset
 from pipeline.errors import CeleriacError, Conflict, NotFound
 from pipeline.types import Failure, Progress, Run, RunKind, RunOptions, RunStatus, RunSummary, Source
@@ -103,7 +103,7 @@ class Runs:
     def create(self, run_id: str, kb_id: str, options: RunOptions, kind: RunKind = "ingest") -> None:
         """A new run in status ``discovering``."""
         values = {"id": run_id, "kb_id": kb_id, "options": as_json(options.encode()), "kind": kind}
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             connection.execute(_CREATE, values)
 
     def add(self, run_id: str, batch: int, sources: Iterable[tuple[int, Source]]) -> int:
@@ -125,14 +125,14 @@ class Runs:
 
     def start(self, run_id: str) -> bool:
         """The manifest is complete; False: the run is over already."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             return connection.execute(_START, {"id": run_id}).rowcount == 1
 
     # ------------------------------------------------------------------ looking
 
     def find(self, run_id: str) -> Run:
         """The run with its knowledge base; raises NotFound."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             row = connection.execute(_FIND, {"id": run_id}).mappings().first()
         if row is None:
             raise NotFound(f"There is no run {run_id}.", "Its knowledge base may have been deleted.")
@@ -140,7 +140,7 @@ class Runs:
 
     def progress(self, run_id: str) -> Progress:
         """Counts, from the batches: cheap also for a million sources."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             rows = connection.execute(_PROGRESS, {"run_id": run_id}).mappings().all()
         ended = {row["stage"]: row["done"] + row["unchanged"] + row["failed"] for row in rows}
         counts = {
@@ -152,7 +152,7 @@ class Runs:
     def failures(self, run_id: str, *, after: datetime | None = None, limit: int = 20) -> list[Failure]:
         """Failed sources that failed later than ``after``, in the order they failed."""
         values = {"run_id": run_id, "after": after, "limit": limit}
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             return [_failure(row) for row in connection.execute(_FAILURES, values).mappings()]
 
     # ------------------------------------------------------------------ ending, and going on
@@ -165,7 +165,7 @@ class Runs:
             "pruned": pruned,
             "error": None if error is None else as_json(error.to_json()),
         }
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             return connection.execute(_FINISH, values).rowcount == 1
 
     def cancel(self, run_id: str) -> bool:
@@ -174,7 +174,7 @@ class Runs:
 
     def cancel_all(self, kb_id: str) -> None:
         """End all runs of a knowledge base that is about to be deleted."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             connection.execute(_CANCEL_ALL, {"kb_id": kb_id})
 
     def reopen(self, run_id: str) -> int:
@@ -200,7 +200,7 @@ class Runs:
 
     def abandoned(self, seconds: float) -> list[str]:
         """Ids of runs whose sources nobody has listed on for so long."""
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             return list(connection.execute(_ABANDONED, {"seconds": seconds}).scalars())
 
     def _lock_ended(self, connection: sa.Connection, run_id: str) -> None:
@@ -215,7 +215,7 @@ class Runs:
     def list(self, tenant: str, status: str = "", limit: int = 20) -> list[RunSummary]:
         """Runs of a tenant, newest first."""
         values = {"tenant": tenant, "status": status, "limit": limit}
-        with transaction(self._engine) as connection:
+        with statement(self._engine) as connection:
             return [RunSummary.model_validate(dict(row)) for row in connection.execute(_LIST, values).mappings()]
 
 

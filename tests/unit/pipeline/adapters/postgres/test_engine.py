@@ -123,10 +123,21 @@ def test_a_session_that_was_ended_can_be_tried_again_and_the_next_one_works(engi
     assert run(engine, "SELECT 1") == 1
 
 
-def test_a_connection_that_died_in_the_pool_is_noticed_before_it_is_used(engine: sa.Engine, postgres_url: str) -> None:
+def test_a_connection_that_died_while_it_lay_idle_is_noticed_before_it_is_used(
+    engine: sa.Engine, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.adapters.postgres.engine._TRUSTED_SECONDS", 0.0)
     process = run(engine, "SELECT pg_backend_pid()")
     with psycopg.connect(postgres_url) as other:
         other.execute("SELECT pg_terminate_backend(%s)", [process])
+    assert run(engine, "SELECT 1") == 1
+
+
+def test_one_that_died_just_after_it_was_used_costs_one_retry(engine: sa.Engine, postgres_url: str) -> None:
+    process = run(engine, "SELECT pg_backend_pid()")
+    with psycopg.connect(postgres_url) as other:
+        other.execute("SELECT pg_terminate_backend(%s)", [process])
+    assert type(failure(engine, "SELECT 1")) is Unreachable
     assert run(engine, "SELECT 1") == 1
 
 
