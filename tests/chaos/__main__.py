@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from types import FrameType
 
@@ -55,7 +56,7 @@ def main() -> int:
 
 
 def _trials(arguments: argparse.Namespace, folder: Path) -> Iterator[Report]:
-    demands = Demands(arguments.documents, arguments.chaos_seconds, arguments.run_seconds, arguments.least_kills)
+    demands = Demands(**{demand.name: getattr(arguments, demand.name) for demand in fields(Demands)})
     services = Services(folder, arguments.store)
     try:
         print(_HEAD.format(*_COLUMNS), flush=True)
@@ -73,6 +74,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=20, help="how many")
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--documents", type=int, default=2000)
+    parser.add_argument("--least-seconds", type=float, default=15, help="embedding is slowed down to that")
     parser.add_argument("--chaos-seconds", type=float, default=60, help="after which nothing is killed any more")
     parser.add_argument("--run-seconds", type=float, default=180, help="after which a run counts as stuck")
     parser.add_argument("--least-kills", type=int, default=5, help="with fewer, a seed proves nothing")

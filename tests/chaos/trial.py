@@ -29,17 +29,21 @@ _FIRST_RUN_WITHIN = 120.0
 _SETTLES_WITHIN = 30.0
 _TICK = 0.05
 _LOOK_EVERY = 0.2
+_LATENCY = (0.3, 3.0)
 _REDELIVERED = re.compile(r"delivered again|sent again")
 
 
 @dataclass(frozen=True)
 class Demands:
-    """What a trial is to be: how many documents, how long the chaos may last, how long the run."""
+    """What a trial is to be. Embedding is made so slow that the run takes ``least_seconds`` or more, be the machine
+    as quick as it may; after ``chaos_seconds`` nothing is killed any more, after ``run_seconds`` the run is stuck.
+    """
 
     documents: int
+    least_kills: int
+    least_seconds: float
     chaos_seconds: float
     run_seconds: float
-    least_kills: int
 
 
 @dataclass
@@ -125,8 +129,7 @@ class Trial:
 
     def _under_chaos(self) -> tuple[str, float]:
         """The second run: its id and how long it took."""
-        latency = round(self._dice.uniform(0.3, 1.0), 2)
-        self._services.standin.configure(embedding_latency=latency)
+        self._services.standin.configure(embedding_latency=self._latency())
         self._corpus.write_all()
         run_id = self._ingest()
         monkey = Monkey(self._dice, self._crew, self._services, lease=LEASE)
@@ -175,16 +178,23 @@ class Trial:
         self.report.embedded_texts = self._services.standin.counters()["texts"]
         self.report.distinct_texts = audit.distinct_texts(self._parts)
 
+    def _latency(self) -> float:
+        """Seconds of an embedding call: so many batches side by side, one call after the other."""
+        batches = self._demands.documents / self._parts.settings.batch_documents
+        at_once = self._parts.settings.wave_batches * self._parts.settings.waves_at_once
+        return max(_LATENCY[0], min(self._demands.least_seconds * at_once / batches, _LATENCY[1]))
+
     @property
     def _namespace(self) -> str:
         return self._parts.settings.namespace
 
     def _drawn_settings(self) -> dict[str, str]:
         """Sizes of batches and waves, so that seeds differ in more than in their moments."""
+        wave_batches, waves_at_once = self._dice.choice(((2, 1), (2, 2), (2, 4), (4, 2), (8, 1)))
         return {
-            "CELERIAC_BATCH_DOCUMENTS": str(self._dice.choice((16, 32, 64, 128))),
-            "CELERIAC_WAVE_BATCHES": str(self._dice.choice((2, 4, 8))),
-            "CELERIAC_WAVES_AT_ONCE": str(self._dice.choice((1, 2, 4))),
+            "CELERIAC_BATCH_DOCUMENTS": str(self._demands.documents // self._dice.choice((30, 60, 100))),
+            "CELERIAC_WAVE_BATCHES": str(wave_batches),
+            "CELERIAC_WAVES_AT_ONCE": str(waves_at_once),
             "CELERIAC_CHUNK_TOKENS": str(self._dice.choice((80, 150, 300))),
         }
 
