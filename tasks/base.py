@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import structlog
 from celery import Task
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject, Retry
 
 from pipeline.errors import Cancelled, CeleriacError, wrap
 from pipeline.logs import correlated
@@ -57,7 +57,17 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
                     _log.warning("stage failed", attempt=number, error=str(failure))
                     raise failure from error
                 _log.info("stage retried", attempt=number, delay=round(delay, 2), error=failure.message)
-                raise self.retry(exc=failure, countdown=delay, headers={_FIRST_ATTEMPT: first}) from error
+                raise self._again(failure, delay, first) from error
+
+    def _again(self, failure: CeleriacError, delay: float, first: float) -> BaseException:
+        try:
+            self.retry(exc=failure, countdown=delay, headers={_FIRST_ATTEMPT: first})
+        except Reject as refused:
+            # It could not be sent. Celery would drop it: this message itself must come back instead.
+            return Reject(refused.reason, requeue=True)
+        except Retry as sent:
+            return sent
+        raise AssertionError("Celery's retry raises")
 
     @property
     def worker(self) -> str:
