@@ -105,9 +105,7 @@ class Member:
 class Crew:
     """All members. Not a thread: whoever owns it calls :meth:`tend` some times a second."""
 
-    def __init__(
-        self, kinds: Sequence[str], *, logs: Path, environment: Mapping[str, str], dice: random.Random
-    ) -> None:
+    def __init__(self, kinds: Sequence[str], *, logs: Path, environment: Mapping[str, str]) -> None:
         """``kinds`` are names of lines of the Procfile, one for each member. Nothing runs yet."""
         logs.mkdir(parents=True)
         lines, programs = read_procfile(), Path(sys.executable).parent
@@ -117,12 +115,11 @@ class Crew:
             name: Member(ProcessSpec(name, lines[kind]), logs / f"{name}.log", told)
             for name, kind in zip(names, kinds, strict=True)
         }
-        self._dice = dice
 
     def tend(self) -> None:
         """Start what is due, notice what died."""
         for member in self.members.values():
-            member.tend(self._dice.uniform(0, LONGEST_PAUSE))
+            member.tend(random.uniform(0, LONGEST_PAUSE))
 
     def of_kind(self, *kinds: str) -> list[Member]:
         """Members of these kinds that run."""

@@ -89,7 +89,7 @@ class Trial:
         self._corpus = Corpus(folder / "docs", demands.documents, seed)
         self._manage = CommandLine(self._environment)
         self._parts = Parts(_settings(self._environment))
-        self._crew = Crew(CREW, logs=folder / "logs", environment=self._environment, dice=self._dice)
+        self._crew = Crew(CREW, logs=folder / "logs", environment=self._environment)
 
     def run(self) -> Report:
         """The whole trial; everything of its own is stopped at its end, and its folder stays where it failed."""
