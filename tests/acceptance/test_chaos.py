@@ -23,7 +23,7 @@ def test_an_ingest_loses_nothing_while_workers_are_killed_and_services_restart(s
         pytest.skip("no program weaviate on PATH")
     file = tmp_path / "report.json"
     command = ["--store", store, "--seeds", "1", "--first-seed", str(SEED), "--documents", str(DOCUMENTS)]
-    limits = ["--least-kills", "2", "--least-seconds", "6", "--chaos-seconds", "10", "--run-seconds", "100"]
+    limits = ["--least-kills", "2", "--least-seconds", "6", "--chaos-seconds", "10", "--run-seconds", "120"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.chaos", *command, *limits, "--json", str(file)],
         cwd=ROOT,

@@ -76,7 +76,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--documents", type=int, default=2000)
     parser.add_argument("--least-seconds", type=float, default=15, help="embedding is slowed down to that")
     parser.add_argument("--chaos-seconds", type=float, default=60, help="after which nothing is killed any more")
-    parser.add_argument("--run-seconds", type=float, default=180, help="after which a run counts as stuck")
+    parser.add_argument("--run-seconds", type=float, default=300, help="after which a run counts as stuck")
     parser.add_argument("--least-kills", type=int, default=5, help="with fewer, a seed proves nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the reports there")
     arguments = parser.parse_args()

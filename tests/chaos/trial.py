@@ -190,7 +190,7 @@ class Trial:
 
     def _drawn_settings(self) -> dict[str, str]:
         """Sizes of batches and waves, so that seeds differ in more than in their moments."""
-        wave_batches, waves_at_once = self._dice.choice(((2, 1), (2, 2), (2, 4), (4, 2), (8, 1)))
+        wave_batches, waves_at_once = self._dice.choice(((4, 1), (2, 2), (2, 4), (4, 2), (8, 1)))
         return {
             "CELERIAC_BATCH_DOCUMENTS": str(self._demands.documents // self._dice.choice((30, 60, 100))),
             "CELERIAC_WAVE_BATCHES": str(wave_batches),
