@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import structlog
 from celery import Task
@@ -27,6 +28,7 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
 
     abstract = True
     max_retries = None  # attempt() counts
+    Request = "tasks.requests:CrashNotingRequest"
     throws = (CeleriacError,)  # attempt() logs them, and with a traceback what was none of ours before
 
     @contextmanager
@@ -59,7 +61,8 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
                 _log.info("stage retried", attempt=number, delay=round(delay, 2), error=failure.message)
                 raise self._again(failure, delay, first) from error
 
-    def _again(self, failure: CeleriacError, delay: float, first: float) -> BaseException:
+    def _again(self, failure: CeleriacError, delay: float, first: float) -> Any:
+        """What to raise so that this task runs again in ``delay`` seconds; ``first`` is when it was first tried."""
         try:
             self.retry(exc=failure, countdown=delay, headers={_FIRST_ATTEMPT: first})
         except Reject as refused:
@@ -67,7 +70,6 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
             return Reject(refused.reason, requeue=True)
         except Retry as sent:
             return sent
-        raise AssertionError("Celery's retry raises")
 
     @property
     def worker(self) -> str:

@@ -48,7 +48,8 @@ def ingest(
 ) -> None:
     """Read, chunk, embed and index documents; what hasn't changed since the last time costs nothing.
 
-    Text, Markdown, HTML, PDF, DOCX; JSON lines and CSV with one document per record. Exit status 1 if some failed.
+    Text, Markdown, HTML, PDF, DOCX, PPTX, XLSX, e-mail; JSON lines and CSV with one document per record. Exit status 1
+    if some failed.
     """
     parts = current_parts()
     fields = RecordFields(text=tuple(text_field or ()), title=title_field, id=id_field)
