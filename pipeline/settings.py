@@ -112,7 +112,7 @@ class Settings(BaseSettings):
 
     # Ingest
     parse_timeout: float = Field(default=120.0, gt=0)
-    """For the sources of one batch; the one that is being read when it ends fails."""
+    """For reading one document, and for cutting it; one that takes longer fails."""
     parse_memory_mb: int = Field(default=1024, ge=64)
     """What a process of the parse pool may hold beyond what it starts with; a document that needs more fails."""
     max_crashes: int = Field(default=3, ge=1)

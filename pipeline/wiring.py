@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline.errors import BadSettings
@@ -64,6 +65,8 @@ class Parts:
     def __init__(self, settings: Settings) -> None:
         """Builds nothing yet."""
         self.settings = settings
+        self.bound_document: Callable[[], AbstractContextManager[None]] = nullcontext
+        """What each document is read and cut in; a process made for that bounds the time it takes."""
 
     # ------------------------------------------------------------------ services
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from pipeline.errors import CeleriacError, ParseFailed, wrap
 from pipeline.ingest.cutting import cut
+from pipeline.ingest.reading import within_memory
 from pipeline.seams import Chunker
 from pipeline.types import BatchOutcome, Draft, DraftChunk, ParsedDocument, Run, RunItem, indexed_text
 
@@ -23,8 +25,15 @@ class Documents(Protocol):
         """Replace the chunks of these generations."""
 
 
-def chunk(items: Sequence[RunItem], run: Run, *, documents: Documents, chunker: Chunker) -> BatchOutcome:
-    """Cut the items' drafts."""
+def chunk(
+    items: Sequence[RunItem],
+    run: Run,
+    *,
+    documents: Documents,
+    chunker: Chunker,
+    bound: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> BatchOutcome:
+    """Cut the items' drafts, each within a ``bound``."""
     drafts = {draft.document_id: draft for draft in documents.drafts([_version(item) for item in items])}
     made: dict[int, list[DraftChunk]] = {}
     failed: dict[int, CeleriacError] = {}
@@ -34,7 +43,8 @@ def chunk(items: Sequence[RunItem], run: Run, *, documents: Documents, chunker: 
         if item.document_id not in drafts:
             continue
         try:
-            made[item.number] = _chunks(drafts[item.document_id], run.kb.id, chunker)
+            with bound():
+                made[item.number] = _chunks(drafts[item.document_id], run.kb.id, chunker)
         except Exception as error:  # noqa: BLE001 - whatever the chunker throws is the fate of one document
             failed[item.number] = wrap(error)
     chunks = [piece for pieces in made.values() for piece in pieces]
@@ -49,7 +59,7 @@ def chunk_id(kb_id: str, document_id: str, generation: int, ordinal: int) -> str
 
 def _chunks(draft: Draft, kb_id: str, chunker: Chunker) -> list[DraftChunk]:
     document = ParsedDocument(text=draft.text, title=draft.title, blocks=draft.blocks)
-    pieces = cut(document, chunker)
+    pieces = within_memory(lambda: cut(document, chunker))
     if not pieces:
         raise ParseFailed("The document holds no text.")
     found = []

@@ -115,11 +115,18 @@ def _require_match(run: Run, parts: Parts) -> None:
 
 
 def _parse(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
-    return parse(items, run, documents=parts.documents, parsers=parts.parsers, reading=parts.reading)
+    return parse(
+        items,
+        run,
+        documents=parts.documents,
+        parsers=parts.parsers,
+        reading=parts.reading,
+        bound=parts.bound_document,
+    )
 
 
 def _chunk(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
-    return chunk(items, run, documents=parts.documents, chunker=parts.chunker)
+    return chunk(items, run, documents=parts.documents, chunker=parts.chunker, bound=parts.bound_document)
 
 
 def _embed(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from pipeline.errors import CeleriacError, wrap
@@ -43,9 +44,15 @@ class Documents(Protocol):
 
 
 def parse(
-    items: Sequence[RunItem], run: Run, *, documents: Documents, parsers: Mapping[str, Parser], reading: Reading
+    items: Sequence[RunItem],
+    run: Run,
+    *,
+    documents: Documents,
+    parsers: Mapping[str, Parser],
+    reading: Reading,
+    bound: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> BatchOutcome:
-    """Read and parse the items' sources.
+    """Read and parse the items' sources, each within a ``bound``.
 
     A source whose bytes and reading are those of the live generation is ``unchanged`` and goes no further. One that
     can't be read fails alone.
@@ -57,11 +64,12 @@ def parse(
     for item in items:
         before = known.get(item.key)
         try:
-            data, digest = _read(item, run, reading)
-            if before is not None and digest == before.content_hash:
-                unchanged.append(item)
-            else:
-                parsed.append((item, digest, parse_document(data, item.source, run.options.fields, parsers)))
+            with bound():
+                data, digest = _read(item, run, reading)
+                if before is not None and digest == before.content_hash:
+                    unchanged.append(item)
+                else:
+                    parsed.append((item, digest, parse_document(data, item.source, run.options.fields, parsers)))
         except Exception as error:  # noqa: BLE001 - whatever a parser throws is the fate of one document
             failed[item.number] = wrap(error)
     _confirm(unchanged, known, run, documents)
@@ -84,7 +92,9 @@ def _read(item: RunItem, run: Run, reading: Reading) -> tuple[bytes, str]:
 
 def _digest(data: bytes, source: Source, run: Run, reading: Reading) -> str:
     how = (READER_VERSION, source.format, source.columns, run.options.fields.encode(), reading.fingerprint)
-    return hashlib.sha256(repr(how).encode() + b"\0" + data).hexdigest()
+    digest = hashlib.sha256(repr(how).encode() + b"\0")
+    digest.update(data)
+    return digest.hexdigest()
 
 
 def _confirm(items: Sequence[RunItem], known: Mapping[str, Known], run: Run, documents: Documents) -> None:
