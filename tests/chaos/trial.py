@@ -97,6 +97,8 @@ class Trial:
             self._run()
         except AssertionError as error:
             self.report.findings.append(str(error))
+        except Exception as error:
+            self.report.findings.append(f"{type(error).__name__}: {error}")
         finally:
             self._crew.stop()
             self._parts.close()
