@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from pipeline.adapters.pgvector.tables import Tables
 from pipeline.ask import flow
 from pipeline.ask.question import new_question
+from pipeline.ingest.inspection import inspect
 from pipeline.types import AskOptions, KnowledgeBase
 from pipeline.wiring import Parts
 from tests.chaos.corpus import Corpus
@@ -45,6 +46,7 @@ def findings(parts: Parts, run_id: str, corpus: Corpus) -> list[str]:
         _of_documents(parts, kb, corpus),
         _of_chunks(parts, kb),
         _of_store(parts, kb),
+        _of_fsck(parts, kb),
         _of_pgvector(parts, kb) if kb.store == "pgvector" else iter(()),
         _of_answers(parts, kb, corpus),
     )
@@ -150,6 +152,13 @@ def _of_store(parts: Parts, kb: KnowledgeBase) -> Iterator[str]:
     yield from _differences("chunks in the store", set(stored), chunks)
     if stored.total() != len(stored):
         yield f"{stored.total() - len(stored)} chunks are in the store twice"
+
+
+def _of_fsck(parts: Parts, kb: KnowledgeBase) -> Iterator[str]:
+    """What an operator would be told."""
+    found = inspect(kb, ledger=parts.inspection, store=parts.store, cache=parts.embeddings, timeout=_TIMEOUT)
+    if not found.clean:
+        yield f"fsck finds {found.counts}: {found.examples}"
 
 
 def _of_pgvector(parts: Parts, kb: KnowledgeBase) -> Iterator[str]:
