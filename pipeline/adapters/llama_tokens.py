@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ def token_starts(text: str) -> Positions:
     """The position in ``text`` where each token begins, ascending."""
     starts: list[int] = []
     base = 0
-    for piece, (_, offsets) in _pieces(text):
+    for piece, (_, offsets) in zip(*_pieces(text), strict=True):
         if len(offsets) == 1:  # its start: most words are one token
             starts.append(base)
         else:
@@ -53,25 +53,22 @@ def token_starts(text: str) -> Positions:
 
 def token_ids(text: str) -> list[int]:
     """The ids of the tokens of ``text``, without special ones."""
-    return [token for _, (ids, _) in _pieces(text) for token in ids]
+    return list(chain.from_iterable([ids for ids, _ in _pieces(text)[1]]))
 
 
-def _pieces(text: str) -> Iterator[tuple[str, Tokens]]:
-    """The pieces of a text, and their tokens with places counted from the piece's start."""
+def _pieces(text: str) -> tuple[list[str], list[Tokens]]:
+    """The pieces of a text, and the tokens of each with places counted from the piece's start."""
     pieces: list[str] = _PIECE.findall(text)
     if not pieces:
-        return
-    yield pieces[0], _beginning(pieces[0])
-    known = _known
-    new = {piece for piece in pieces[1:] if piece not in known}
+        return [], []
+    new = {piece for piece in pieces[1:] if piece not in _known}
     if new:
-        _make_room(known, len(new))
+        _make_room(_known, len(new))
         words = [piece for piece in new if len(piece) <= _CACHED_CHARS and _WORD.fullmatch(piece)]
         for first in range(0, len(words), _WORDS_AT_ONCE):
             _learn_words(words[first : first + _WORDS_AT_ONCE])
-    for piece in pieces[1:]:
-        tokens = known.get(piece)
-        yield piece, _learned(piece) if tokens is None else tokens
+    known = _known
+    return pieces, [_beginning(pieces[0]), *[known.get(piece) or _learned(piece) for piece in pieces[1:]]]
 
 
 def _beginning(piece: str) -> Tokens:
