@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     """Workers that a document may take down, alone, before it is given up."""
     ingest_patience: float = Field(default=3600.0, ge=0)
     """How long a batch keeps trying while a service is down or refuses."""
-    batch_documents: int = Field(default=128, ge=1)
+    batch_documents: int = Field(default=256, ge=1)
     batch_tokens: int = Field(default=100_000, ge=1)
     """Estimated from the size of the sources."""
     wave_batches: int = Field(default=8, ge=1)

@@ -494,10 +494,14 @@ class Lease(Value):
 
 
 class Wave(Value):
-    """What a lane sends next: batches with the stage each is at. Empty and ``last``: nothing is left in the run."""
+    """What a lane sends next: batches with the stage each is at. Empty and ``last``: nothing is left in the run.
+
+    ``bulk``: the run has more batches than fit into one wave.
+    """
 
     batches: tuple[tuple[int, IngestStage], ...] = ()
     last: bool = False
+    bulk: bool = False
 
 
 class BatchOutcome(BaseModel):

@@ -7,7 +7,7 @@ from typing import Any
 from celery import Celery, signals
 
 from pipeline import logs
-from tasks import heartbeat, runtime
+from tasks import heartbeat, limits, runtime
 from tasks.reconnection import GiveBack
 
 runtime.prepare_process()
@@ -37,8 +37,9 @@ def _warm_up(**_: Any) -> None:
 
 
 @signals.worker_process_init.connect
-def _fresh_parts_after_fork(**_: Any) -> None:
+def _begin_child(**_: Any) -> None:
     runtime.forget()
+    limits.bound_memory(runtime.parts().settings.parse_memory_mb)
 
 
 @signals.worker_ready.connect

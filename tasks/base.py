@@ -6,10 +6,11 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import structlog
 from celery import Task
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject, Retry
 
 from pipeline.errors import Cancelled, CeleriacError, wrap
 from pipeline.logs import correlated
@@ -28,6 +29,7 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
 
     abstract = True
     max_retries = None  # attempt() counts
+    Request = "tasks.requests:CrashNotingRequest"
     throws = (CeleriacError,)  # attempt() logs them, and with a traceback what was none of ours before
 
     @contextmanager
@@ -61,7 +63,17 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
                     raise failure from error
                 _log.info("stage retried", attempt=number, delay=round(delay, 2), error=failure.message)
                 headers = {_FIRST_ATTEMPT: first, _ATTEMPT: number + failure.attempted}
-                raise self.retry(exc=failure, countdown=delay, headers=headers) from error
+                raise self._again(failure, delay, headers) from error
+
+    def _again(self, failure: CeleriacError, delay: float, headers: dict[str, float]) -> Any:
+        """What to raise so that this task runs again in ``delay`` seconds, with these headers."""
+        try:
+            self.retry(exc=failure, countdown=delay, headers=headers)
+        except Reject as refused:
+            # It could not be sent. Celery would drop it: this message itself must come back instead.
+            return Reject(refused.reason, requeue=True)
+        except Retry as sent:
+            return sent
 
     @property
     def worker(self) -> str:

@@ -7,14 +7,13 @@ ingest   lane = chord( [ chain( parse → chunk → embed → upsert ) per batch
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from celery import chain, chord
 
 from pipeline.ask.flow import STAGES as ASK_STAGES
 from pipeline.ingest.flow import stages_from
-from pipeline.types import AskState, Batch, IngestStage, Question
+from pipeline.types import AskState, Batch, IngestStage, Question, Wave
 from tasks.app import app
 
 
@@ -29,16 +28,18 @@ def ask(question: Question) -> Any:
     return canvas
 
 
-def wave(run_id: str, lane: int, step: int, batches: Sequence[tuple[int, IngestStage]], *, bulk: bool) -> Any:
-    """The canvas of one wave: its batches side by side, each from the stage it is at, then the body that sends the
-    lane's next wave.
+def following(run_id: str, lane: int, step: int, wave: Wave) -> Any:
+    """What a lane sends: the canvas of its next wave, the end of the run, or None where others are still at work.
 
+    A wave is its batches side by side, each from the stage it is at, then the body that sends the lane's next one.
     Header tasks never raise, they end their batch with a status; were they to raise all the same, or the body, the
     errback ends the run.
     """
+    if not wave.batches:
+        return end(run_id) if wave.last else None
     header = [
-        _batch(Batch(run_id=run_id, number=number, bulk=bulk), stage, f"{run_id}.{lane}.{step}.{number}")
-        for number, stage in batches
+        _batch(Batch(run_id=run_id, number=number, bulk=wave.bulk), stage, f"{run_id}.{lane}.{step}.{number}")
+        for number, stage in wave.batches
     ]
     return chord(header, _next_wave(run_id, lane, step))
 

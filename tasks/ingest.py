@@ -104,15 +104,11 @@ def next_wave(task: StageTask, _batches: list[int], run_id: str, lane: int, step
     """Send what this lane does next, or the end of the run if nothing is left in any."""
     parts = runtime.parts()
     with task.attempt(run=run_id, lane=str(lane), patience=parts.settings.ingest_patience):
-        size = parts.settings.wave_batches
-        wave = parts.batches.next_wave(run_id, lane, step, size)
-        if wave is None:
-            return  # the run is over, or another message has done this
-        if wave.batches:
-            bulk = parts.batches.count(run_id) > size
-            canvases.wave(run_id, lane, step + 1, wave.batches, bulk=bulk).apply_async()
-        elif wave.last:
-            canvases.end(run_id).apply_async()
+        wave = parts.batches.next_wave(run_id, lane, step, parts.settings.wave_batches)
+        # None: the run is over, or another message has done this step.
+        canvas = canvases.following(run_id, lane, step + 1, wave) if wave else None
+        if canvas is not None:
+            canvas.apply_async()
 
 
 @app.task(bind=True, base=StageTask, name="ingest.finalize", ignore_result=True)

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from deploy.console.context import current_parts
-from deploy.console.ingesting import start_run, watch
+from deploy.console.ingesting import start_run
 from deploy.console.output import Json, counting, note, say_json, say_table
-from pipeline.errors import InternalFault
+from deploy.console.watching import watch
+from pipeline.errors import Cancelled, DocumentError, InternalFault, from_json
 from pipeline.ingest.origins import encode_path
 from pipeline.types import RecordFields, RunOptions
 
@@ -29,7 +30,7 @@ def evaluate(
     """Ingest a labelled collection into a knowledge base of its own and measure retrieval.
 
     nDCG@10, recall@5, recall@10 and MRR for the vector branch, the keyword branch and the fused search, with the time
-    per query, embedding included.
+    per query, embedding included. Exit status 1 if documents could not be ingested.
     """
     from pipeline import evaluation
 
@@ -45,14 +46,28 @@ def evaluate(
     ingested = watch(parts, run_id, quiet=as_json)
     if not as_json:
         note(f"{ingested['indexed']:,} documents indexed, {ingested['unchanged']:,} unchanged, {ingested['seconds']} s")
-    if ingested["failed"] or ingested["status"] != "done":
-        note(f"{ingested['failed']} documents could not be ingested; see `manage.py docs list --kb {name}`.")
-    if not ingested["indexed"] + ingested["unchanged"]:
-        raise InternalFault("Nothing of the collection could be ingested.")
+    _require_ingested(ingested)
     kb = parts.knowledge_bases.find(tenant, name)
     rankings = evaluation.rank(kb, collection, parts, _counter(len(collection.queries), quiet=as_json))
     rows = {branch: evaluation.measure(ranking, collection.judgements) for branch, ranking in rankings.items()}
     _print(folder, kb.store, kb.embedding_model, len(collection.queries), rows, ingested, as_json=as_json)
+    if ingested["failed"]:
+        message = f"{ingested['failed']:,} of {ingested['sources']:,} documents could not be ingested"
+        raise DocumentError(f"{message}: the figures are those of the others.", _why(ingested))
+
+
+def _require_ingested(ingested: dict[str, Any]) -> None:
+    """Raise why there is nothing to measure; single documents may be missing."""
+    if ingested["error"]:
+        raise from_json(ingested["error"])
+    if ingested["status"] == "cancelled":
+        raise Cancelled("The ingest was cancelled: there is nothing to measure.", "Run the command again.")
+    if ingested["status"] != "done" or not ingested["indexed"] + ingested["unchanged"]:
+        raise InternalFault("Nothing of the collection could be ingested.", _why(ingested))
+
+
+def _why(ingested: dict[str, Any]) -> str:
+    return f"See `manage.py runs show {ingested['run']}`."
 
 
 def _counter(total: int, *, quiet: bool) -> Any:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,17 +12,15 @@ from typing import Annotated, Any
 import typer
 
 from deploy.console.context import client_of, current_parts
-from deploy.console.output import Json, counting, err, note, plain, say, say_json
-from pipeline.errors import CeleriacError, InternalFault, NotFound, UnreadableSource, from_json
+from deploy.console.output import Json, counting, note, say, say_json
+from deploy.console.watching import end_with, watch
+from pipeline.errors import CeleriacError, NotFound, UnreadableSource
 from pipeline.ingest.discover import discover
 from pipeline.ingest.manifest import write_manifest
 from pipeline.ingest.origins import encode_path
 from pipeline.matching import require_match
 from pipeline.types import KnowledgeBase, RecordFields, RunOptions
 from pipeline.wiring import Parts
-
-_LOOK_EVERY = 0.25
-_DEAF_AFTER = 8.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -48,7 +45,8 @@ def ingest(
 ) -> None:
     """Read, chunk, embed and index documents; what hasn't changed since the last time costs nothing.
 
-    Text, Markdown, HTML, PDF, DOCX; JSON lines and CSV with one document per record. Exit status 1 if some failed.
+    Text, Markdown, HTML, PDF, DOCX, PPTX, XLSX, e-mail; JSON lines and CSV with one document per record. Exit status 1
+    if some failed.
     """
     parts = current_parts()
     fields = RecordFields(text=tuple(text_field or ()), title=title_field, id=id_field)
@@ -57,9 +55,7 @@ def ingest(
     if detach:
         say_json({"run": run_id, "skipped": skipped}) if as_json else say(run_id)
         return
-    summary = watch(parts, run_id, quiet=as_json) | {"skipped": skipped}
-    say_json(summary) if as_json else _print_summary(summary)
-    raise typer.Exit(0 if summary["status"] == "done" and not summary["failed"] else 1)
+    end_with(watch(parts, run_id, quiet=as_json) | {"skipped": skipped}, as_json=as_json)
 
 
 def open_knowledge_base(parts: Parts, tenant: str, name: str) -> KnowledgeBase:
@@ -111,19 +107,6 @@ def start_run(
     return run_id, len(skipped)
 
 
-def watch(parts: Parts, run_id: str, *, quiet: bool) -> dict[str, Any]:
-    """Follow a run to its end; Ctrl-C cancels it. Returns what became of it."""
-    begun = time.monotonic()
-    try:
-        with _progress_bar(quiet) as show:
-            _until_over(parts, run_id, show)
-    except KeyboardInterrupt:
-        parts.runs.finish(run_id, "cancelled")
-        note("Cancelled: what was indexed so far stays, another ingest does the rest.")
-        raise
-    return _summary(parts, run_id, time.monotonic() - begun)
-
-
 def _note_doubles(parts: Parts, run_id: str, found: int, *, quiet: bool) -> None:
     doubles = found - parts.runs.progress(run_id).total
     if doubles and not quiet:
@@ -147,91 +130,6 @@ def _failing_run(parts: Parts, run_id: str) -> Iterator[None]:
     except KeyboardInterrupt:
         parts.runs.finish(run_id, "cancelled")
         raise
-
-
-def _until_over(parts: Parts, run_id: str, show: Callable[[Any], None]) -> None:
-    moved, seen = time.monotonic(), None
-    while parts.runs.find(run_id).status in ("discovering", "running"):
-        progress = parts.runs.progress(run_id)
-        show(progress)
-        if progress != seen:
-            moved, seen = time.monotonic(), progress
-        elif time.monotonic() - moved > _DEAF_AFTER:
-            _warn_if_deaf(parts)
-            moved = time.monotonic()
-        time.sleep(_LOOK_EVERY)
-    show(parts.runs.progress(run_id))
-
-
-def _warn_if_deaf(parts: Parts) -> None:
-    from tasks import broker
-
-    for queue in broker.queues(parts):
-        if queue.is_deaf:
-            err.print(f"No worker listens to queue {queue.name!r}, {queue.waiting} messages wait.", style="bold red")
-
-
-@contextmanager
-def _progress_bar(quiet: bool) -> Iterator[Callable[[Any], None]]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, disable=quiet or not err.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-
-        def show(progress: Any) -> None:
-            stages = " ".join(f"{stage} {count}" for stage, count in sorted(progress.waiting.items()))
-            bar.update(task, total=progress.total or None, completed=progress.over, description=stages)
-
-        yield show
-
-
-def _summary(parts: Parts, run_id: str, seconds: float) -> dict[str, Any]:
-    run, progress = parts.runs.find(run_id), parts.runs.progress(run_id)
-    left = sum(progress.waiting.values())
-    counts = {"unchanged": progress.unchanged, "failed": progress.failed, "cancelled": left}
-    return {
-        "run": run_id,
-        "status": run.status,
-        "sources": progress.total,
-        "indexed": progress.done,
-        **counts,
-        "pruned": run.pruned,
-        "chunks": progress.chunks,
-        "embedded": progress.embedded,
-        "seconds": round(seconds, 2),
-        "error": run.error,
-        "failures": [failure.model_dump(mode="json") for failure in parts.runs.failures(run_id)],
-    }
-
-
-def _print_summary(summary: dict[str, Any]) -> None:
-    say(
-        f"{summary['indexed']:,} indexed, {summary['unchanged']:,} unchanged, {summary['failed']:,} failed, "
-        f"{summary['pruned']:,} pruned · {summary['chunks']:,} chunks, {summary['embedded']:,} texts embedded · "
-        f"{summary['seconds']:.1f} s"
-    )
-    for failure in summary["failures"]:
-        say(f"failed: {plain(failure['document'])}: {from_json(failure)}", style="red")
-    if len(summary["failures"]) < summary["failed"]:
-        note(f"… and {summary['failed'] - len(summary['failures'])} more; see `manage.py docs list --status failed`.")
-    if summary["error"]:
-        raise from_json(summary["error"])
-    if summary["status"] == "failed":
-        raise InternalFault("The run failed.")
 
 
 def _is_folder(path: Path) -> bool:

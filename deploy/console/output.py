@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 from rich.console import Console
+from rich.control import Control
+from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
@@ -48,8 +50,10 @@ def note(text: str) -> None:
 
 def counting(text: str, *, last: bool) -> None:
     """A line that is written over while something is counted; where nobody watches only the last one appears."""
+    if err.is_terminal:
+        err.control(Control(ControlType.CARRIAGE_RETURN))
     if err.is_terminal or last:
-        err.print(Text(f"\r{text}" if err.is_terminal else text, style="dim"), end="\n" if last else "")
+        err.print(Text(text, style="dim"), end="\n" if last else "")
 
 
 def say_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

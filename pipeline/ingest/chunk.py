@@ -9,6 +9,7 @@ from typing import Protocol
 
 from pipeline.errors import CeleriacError, ParseFailed, wrap
 from pipeline.ingest.cutting import cut
+from pipeline.ingest.reading import within_memory
 from pipeline.seams import Chunker
 from pipeline.types import BatchOutcome, Draft, DraftChunk, ParsedDocument, Run, RunItem, indexed_text
 
@@ -49,7 +50,7 @@ def chunk_id(kb_id: str, document_id: str, generation: int, ordinal: int) -> str
 
 def _chunks(draft: Draft, kb_id: str, chunker: Chunker) -> list[DraftChunk]:
     document = ParsedDocument(text=draft.text, title=draft.title, blocks=draft.blocks)
-    pieces = cut(document, chunker)
+    pieces = within_memory(lambda: cut(document, chunker))
     if not pieces:
         raise ParseFailed("The document holds no text.")
     found = []

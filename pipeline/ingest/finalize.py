@@ -19,6 +19,15 @@ class Documents(Removable, Protocol):
     def vanished(self, kb_id: str, run_id: str, roots: Sequence[str]) -> list[str]:
         """Ids of documents from under ``roots`` that the run did not meet."""
 
+    def given_up(self, run_id: str, limit: int) -> list[tuple[str, int]]:
+        """(document, generation) of drafts that the run failed to make live."""
+
+    def version_chunks(self, versions: Sequence[tuple[str, int]]) -> list[str]:
+        """Ids of the chunks of these generations."""
+
+    def discard(self, versions: Sequence[tuple[str, int]]) -> None:
+        """Delete these generations."""
+
 
 class KnowledgeBases(Protocol):
     """The catalogue."""
@@ -43,10 +52,11 @@ def finalize(
     store: IndexWriter,
     timeout: float,
 ) -> int:
-    """Prune if asked to, and end the run; returns how many were pruned."""
+    """Prune if asked to, clear away what failed half-way, and end the run; returns how many were pruned."""
     if run.status != "running":
         return 0
     pruned = _prune(run, documents, store, timeout) if run.options.prune else 0
+    _discard(run, documents, store, timeout)
     knowledge_bases.refresh_size(run.kb.id)
     manifest.finish(run.id, "done", pruned=pruned)
     return pruned
@@ -57,6 +67,13 @@ def _prune(run: Run, documents: Documents, store: IndexWriter, timeout: float) -
     for page in _pages(vanished):
         remove(page, run.kb.index, documents=documents, store=store, timeout=timeout)
     return len(vanished)
+
+
+def _discard(run: Run, documents: Documents, store: IndexWriter, timeout: float) -> None:
+    while versions := documents.given_up(run.id, _PAGE):
+        # Their last stage may have written some of them to the store.
+        store.delete(run.kb.index, documents.version_chunks(versions), timeout=timeout)
+        documents.discard(versions)
 
 
 def _pages(ids: Sequence[str]) -> Iterator[Sequence[str]]:

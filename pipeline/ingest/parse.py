@@ -84,7 +84,9 @@ def _read(item: RunItem, run: Run, reading: Reading) -> tuple[bytes, str]:
 
 def _digest(data: bytes, source: Source, run: Run, reading: Reading) -> str:
     how = (READER_VERSION, source.format, source.columns, run.options.fields.encode(), reading.fingerprint)
-    return hashlib.sha256(repr(how).encode() + b"\0" + data).hexdigest()
+    digest = hashlib.sha256(repr(how).encode() + b"\0")
+    digest.update(data)
+    return digest.hexdigest()
 
 
 def _confirm(items: Sequence[RunItem], known: Mapping[str, Known], run: Run, documents: Documents) -> None:

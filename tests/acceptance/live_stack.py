@@ -77,12 +77,12 @@ class LiveStack:
         return self.sql("SELECT * FROM questions WHERE question = %s ORDER BY submitted_at DESC LIMIT 1", text)[0]
 
     def open_rows(self) -> list[dict[str, Any]]:
-        """Questions, runs and items of runs that have no end."""
+        """Questions and runs that have no end, and open items of runs that say they did all."""
         return self.sql("""
             SELECT 'question' AS kind, id::text, status FROM questions WHERE status = 'queued'
             UNION ALL SELECT 'run', id::text, status FROM runs WHERE status IN ('discovering', 'running')
-            UNION ALL SELECT 'item', run_id || '/' || number, status FROM run_items
-                WHERE status IN ('queued', 'parsed', 'chunked', 'embedded')
+            UNION ALL SELECT 'item', run_id || '/' || number, i.status FROM run_items i JOIN runs r ON r.id = run_id
+                WHERE i.status = 'queued' AND r.status = 'done'
         """)
 
     def settles(self) -> bool:

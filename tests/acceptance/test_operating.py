@@ -130,6 +130,16 @@ class TestEval:
             "fused": 1.0,
         }
 
+    def test_a_document_that_could_not_be_ingested_is_an_error_after_the_figures(
+        self, offline: LiveStack, collection: Path
+    ) -> None:
+        corpus = collection / "corpus.jsonl"
+        corpus.write_text(corpus.read_text() + '\n{"_id": "empty", "title": "", "text": ""}')
+        outcome = offline.cli("eval", collection, "--json")
+        assert outcome.status == 1, outcome
+        assert "1 of 3 documents could not be ingested" in json.loads(outcome.err)["error"]["message"]
+        assert json.loads(outcome.out)["branches"]["fused"]["mrr"] == 0.75
+
     def test_people_get_a_table(self, offline: LiveStack, collection: Path) -> None:
         shown = offline.cli("eval", collection)
         assert shown.status == 0, shown

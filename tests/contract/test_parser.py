@@ -13,6 +13,7 @@ from pipeline.adapters.parsers import all_parsers
 from pipeline.errors import ParseFailed
 from pipeline.seams import Parser
 from pipeline.types import ParsedDocument, RecordFields, Source
+from tests.office_files import pptx_file, xlsx_file
 from tests.pdf_file import pdf
 
 DIRTY = "Re\u0301sume\u0301 of the soft\u00adware\u200b\r\nsecond\u00a0line"
@@ -106,6 +107,27 @@ class TestDocxParser(ParserContract):
         file = io.BytesIO()
         document.save(file)
         return file.getvalue()
+
+
+class TestPptxParser(ParserContract):
+    format = "pptx"
+
+    def document(self, text: str) -> bytes:
+        return pptx_file(("Heading", "\n".join(text.splitlines()), "notes"), ("Second", "more", ""))
+
+
+class TestXlsxParser(ParserContract):
+    format = "xlsx"
+
+    def document(self, text: str) -> bytes:
+        return xlsx_file({"First": [["a", "b"], *([1, line] for line in text.splitlines())], "Second": [["more"]]})
+
+
+class TestEmlParser(ParserContract):
+    format = "eml"
+
+    def document(self, text: str) -> bytes:
+        return f"From: a@example.org\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n{text}\r\n".encode()
 
 
 class TestJsonParser(ParserContract):

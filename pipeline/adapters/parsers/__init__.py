@@ -13,6 +13,9 @@ _CLASSES = {
     "html": "html.HtmlParser",
     "pdf": "pdf.PdfParser",
     "docx": "docx.DocxParser",
+    "pptx": "pptx.PptxParser",
+    "xlsx": "xlsx.XlsxParser",
+    "eml": "eml.EmlParser",
     "json": "record.JsonParser",
     "csv": "record.CsvParser",
 }

@@ -6,9 +6,12 @@ import re
 import unicodedata
 from pathlib import PurePosixPath
 
+from pipeline.errors import ParseFailed
 from pipeline.types import Block, ParsedDocument, Source
 
 MAX_TITLE_CHARS = 200
+MAX_TEXT_CHARS = 100_000_000
+"""Of one document; a long book has a million. A small file can name the same page or cell any number of times."""
 
 # Besides control characters: terminal colours, soft hyphens, zero-width spaces, byte order marks, non-characters.
 # They show nothing and would part words from the words that people search for.
@@ -34,6 +37,12 @@ def one_line(text: str) -> str:
 def file_title(source: Source) -> str:
     """The title of a document that has none of its own: the name of its file."""
     return one_line(PurePosixPath(source.origin).stem)
+
+
+def check_length(chars: int) -> None:
+    """Raise ParseFailed for a document of more text than is read."""
+    if chars > MAX_TEXT_CHARS:
+        raise ParseFailed(f"It holds more than {MAX_TEXT_CHARS:,} characters of text.", "Split it.")
 
 
 class Outline:
@@ -75,6 +84,7 @@ class Assembly:
         start = self._length + len(gap)
         self._parts += (gap, text)
         self._length = start + len(text)
+        check_length(self._length)
         self._mark(start, page, section)
 
     def document(self, title: str) -> ParsedDocument:

@@ -38,7 +38,7 @@ class HtmlParser:
     def parse(self, data: bytes, source: Source, fields: RecordFields) -> ParsedDocument:
         """The text of <main>, or of the only <article>, or of <body>; raises ParseFailed."""
         try:
-            tree = LexborHTMLParser(_flattened(_decoded(data)))
+            tree = _tree(_flattened(_decoded(data)))
             body, frame = _content(tree)
             assembly = _assemble(body, _NEVER_TEXT | frame)
             document = assembly.document(_title(tree) or file_title(source))
@@ -47,6 +47,13 @@ class HtmlParser:
             return _assemble(body, _NEVER_TEXT).document(document.title)
         except (SelectolaxError, ValueError) as error:
             raise ParseFailed(f"The HTML can't be read: {error}.", "Open and save it again as HTML.") from None
+
+
+def _tree(html: str) -> LexborHTMLParser:
+    try:
+        return LexborHTMLParser(html)
+    except SelectolaxError:
+        raise MemoryError from None  # whatever it holds, it is HTML: nothing else stops the parser
 
 
 def _decoded(data: bytes) -> str:

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 
 import pypdfium2
 import pypdfium2.raw as pdfium
 
-from pipeline.adapters.parsers.assembly import Assembly, file_title, one_line
+from pipeline.adapters.parsers.assembly import Assembly, check_length, file_title, one_line
 from pipeline.errors import ParseFailed
 from pipeline.types import ParsedDocument, RecordFields, Source
 
+MAX_PAGES = 100_000
+"""A page can be named any number of times."""
+MAX_STREAM_BYTES = 100_000_000
+"""Unpacked, of a stream that may hold text. pdfium unpacks up to a billion bytes, each of them can become a hundred in
+memory, and where memory ends it ends the process.
+"""
+
 _HEADER_BYTES = 1024
+_STEP = 1 << 20
+_MAX_DEFLATE_RATIO = 1032
+_STREAM = re.compile(rb"(?<!end)stream\r?\n")
+_FLATE = re.compile(rb"/Fl(?:ateDecode)?\b")
+_NEVER_UNPACKED = re.compile(rb"/(?:Image|EmbeddedFile)\b")
+_MAX_DICTIONARY_BYTES = 2_000
+_MAX_FILTERS = 8
 _PARTS = re.compile(r"[^\W_]+")
 _COMPOUNDS = re.compile(r"[^\W_]+-[^\W_]+")
 _HYPHEN_AT_LINE_END = re.compile(r"([^\W_]+)(?:[\x02\xad\ufffe]|-[ \t]*\r?\n)([^\W_]+)")  # pdfium writes U+0002, U+FFFE
@@ -27,6 +42,7 @@ class PdfParser:
         """Text per page; raises ParseFailed for what is no PDF, is damaged or asks for a password."""
         if b"%PDF-" not in data[:_HEADER_BYTES]:
             raise ParseFailed("It is not a PDF file: the header '%PDF-' is missing.", "Check what was downloaded.")
+        _check_streams(data)
         document = _open(data)
         try:
             assembly = Assembly()
@@ -47,8 +63,46 @@ def _open(data: bytes) -> pypdfium2.PdfDocument:
         raise ParseFailed("The PDF is damaged: it can't be opened.", hint) from None
 
 
+def _check_streams(data: bytes) -> None:
+    """Raise ParseFailed for streams that unpack to too much, before pdfium meets them."""
+    for found in _STREAM.finditer(data):
+        start, end = found.end(), data.find(b"endstream", found.end())
+        # As far as it can be seen from outside: in encrypted files it can't.
+        dictionary = data[max(0, found.start() - _MAX_DICTIONARY_BYTES) : found.start()].rpartition(b" obj")[2]
+        filters = min(_MAX_FILTERS, max(1, len(_FLATE.findall(dictionary))))
+        packed = memoryview(data)[start : end if end >= 0 else len(data)]
+        if _NEVER_UNPACKED.search(dictionary) or len(packed) * _MAX_DEFLATE_RATIO**filters <= MAX_STREAM_BYTES:
+            continue
+        pieces: Iterable[bytes] = (bytes(packed[at : at + _STEP]) for at in range(0, len(packed), _STEP))
+        for _ in range(filters):
+            pieces = _inflated(pieces)
+        for _piece in pieces:
+            pass
+
+
+def _inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """``pieces`` unpacked, in steps; ends where they are damaged, as pdfium does."""
+    inflater, size = zlib.decompressobj(), 0
+    for piece in pieces:
+        left = piece
+        while left and not inflater.eof:
+            try:
+                step = inflater.decompress(left, _STEP)
+            except zlib.error:
+                return
+            left = inflater.unconsumed_tail
+            size += len(step)
+            if size > MAX_STREAM_BYTES:
+                cause = f"The PDF is packed like a zip bomb: a part unpacks to more than {MAX_STREAM_BYTES:,} bytes."
+                raise ParseFailed(cause, "Print it into a new PDF.")
+            yield step
+
+
 def _pages(document: pypdfium2.PdfDocument) -> Iterator[str]:
     """The text of each page; closes a page before it opens the next, which bounds memory."""
+    if len(document) > MAX_PAGES:
+        raise ParseFailed(f"The PDF has {len(document):,} pages; the limit is {MAX_PAGES:,}.", "Split it.")
+    chars = 0
     for index in range(len(document)):
         try:
             page = document[index]
@@ -59,6 +113,8 @@ def _pages(document: pypdfium2.PdfDocument) -> Iterator[str]:
             raise ParseFailed(f"The PDF is damaged: page {index + 1} can't be read.", hint) from None
         layer.close()
         page.close()
+        chars += len(text)
+        check_length(chars)
         yield text
 
 

@@ -123,7 +123,7 @@ UPDATE run_batches b SET lane = :lane FROM (
 ) n WHERE b.run_id = :run_id AND b.number = n.number RETURNING b.number, b.stage
 """)
 _ANY_OPEN = sa.text("SELECT EXISTS (SELECT FROM run_batches WHERE run_id = :run_id AND stage <> 'over')")
-_COUNT = sa.text("SELECT count(*) FROM run_batches WHERE run_id = :run_id")
+_IS_LONGER = sa.text("SELECT EXISTS (SELECT FROM run_batches WHERE run_id = :run_id OFFSET :size)")
 # A lane is silent where nobody holds a lease on any of its batches, and it should do something: it has open batches, or
 # there are some that no lane has taken; or nothing is open at all, and the first lane has not ended the run.
 _SILENT = sa.text("""
@@ -265,12 +265,8 @@ class Batches:
             batches = _pairs(connection.execute(_LEFT_OPEN, {**place, "limit": size}))
             batches += _pairs(connection.execute(_NEXT, {**place, "limit": size - len(batches)}))
             last = not batches and not connection.execute(_ANY_OPEN, {"run_id": run_id}).scalar()
-        return Wave(batches=tuple(batches), last=last)
-
-    def count(self, run_id: str) -> int:
-        """How many batches a run has."""
-        with statement(self._engine) as connection:
-            return int(connection.execute(_COUNT, {"run_id": run_id}).scalar_one())
+            bulk = connection.execute(_IS_LONGER, {"run_id": run_id, "size": size}).scalar_one()
+        return Wave(batches=tuple(batches), last=last, bulk=bulk)
 
     def silent_lanes(self, seconds: float) -> list[tuple[str, int]]:
         """(run, lane) pairs that have work, were not heard of for so long, and where nobody holds a lease."""

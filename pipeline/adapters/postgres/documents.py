@@ -106,6 +106,21 @@ WHERE d.kb_id = :kb_id
                   AND i.source->>'origin' = d.origin)
 ORDER BY d.id
 """)
+_GIVEN_UP = sa.text("""
+SELECT i.document_id::text, i.generation FROM run_items i
+JOIN document_versions v ON v.document_id = i.document_id AND v.generation = i.generation
+JOIN documents d ON d.id = i.document_id
+WHERE i.run_id = :run_id AND i.status = 'failed' AND coalesce(d.live_generation, 0) < i.generation LIMIT :limit
+""")
+_VERSION_CHUNK_IDS = sa.text("""
+SELECT c.id::text FROM chunks c JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(document_id uuid, generation integer)
+    ON c.document_id = r.document_id AND c.generation = r.generation
+""")
+_DISCARD = sa.text("""
+DELETE FROM document_versions v
+USING jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(document_id uuid, generation integer)
+WHERE v.document_id = r.document_id AND v.generation = r.generation
+""")
 _CHUNK_IDS = sa.text("SELECT id::text FROM chunks WHERE document_id = ANY(CAST(:ids AS uuid[]))")
 _HIDE = sa.text("""
 UPDATE documents SET live_generation = NULL, content_hash = NULL, chunk_count = 0, status = 'pending'
@@ -202,6 +217,21 @@ class Documents:
         values = {"kb_id": kb_id, "run_id": run_id, "roots": list(roots)}
         with statement(self._engine) as connection:
             return list(connection.execute(_VANISHED, values).scalars())
+
+    def given_up(self, run_id: str, limit: int) -> list[tuple[str, int]]:
+        """(document, generation) of drafts that a run began and failed to make live."""
+        with statement(self._engine) as connection:
+            return [(row[0], row[1]) for row in connection.execute(_GIVEN_UP, {"run_id": run_id, "limit": limit})]
+
+    def version_chunks(self, versions: Sequence[tuple[str, int]]) -> list[str]:
+        """Ids of the chunks of these generations."""
+        with statement(self._engine) as connection:
+            return list(connection.execute(_VERSION_CHUNK_IDS, {"rows": _versions(versions)}).scalars())
+
+    def discard(self, versions: Sequence[tuple[str, int]]) -> None:
+        """Delete these generations, with their chunks."""
+        with statement(self._engine) as connection:
+            connection.execute(_DISCARD, {"rows": _versions(versions)})
 
     def hide(self, document_ids: Sequence[str]) -> list[str]:
         """Take documents out of every answer, and return the ids of their chunks; :meth:`delete` comes after."""

@@ -1,22 +1,13 @@
 from __future__ import annotations
 
-import io
-import zipfile
+import time
 
 import docx
 import pytest
-from docx.document import Document
 
-from pipeline.adapters.parsers import docx as module
 from pipeline.adapters.parsers.docx import DocxParser
-from pipeline.errors import ParseFailed
 from pipeline.types import ParsedDocument, RecordFields, Source
-
-
-def saved(document: Document) -> bytes:
-    file = io.BytesIO()
-    document.save(file)
-    return file.getvalue()
+from tests.office_files import BODY, edited, saved
 
 
 def parsed(data: bytes) -> ParsedDocument:
@@ -47,32 +38,27 @@ def test_the_title_is_that_of_its_properties_or_the_file(title: str, expected: s
     assert parsed(saved(document)).title == expected
 
 
-def archive(**files: bytes) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as written:
-        for name, content in files.items():
-            written.writestr(name, content)
-    return file.getvalue()
+def test_a_merged_cell_is_written_once_in_each_row_it_reaches_into() -> None:
+    document = docx.Document()
+    table = document.add_table(3, 2)
+    table.cell(0, 0).merge(table.cell(1, 0)).text = "tall"
+    for row, text in enumerate("abc"):
+        table.cell(row, 1).text = text
+    assert parsed(saved(document)).text == "tall | a\ntall | b\n | c"
 
 
-@pytest.mark.parametrize(
-    ("data", "cause"),
-    [
-        (b"hello", "not a DOCX file"),
-        (b"\xd0\xcf\x11\xe0" + b"\0" * 600, "older DOC format"),
-        (archive(x=b"y"), "damaged"),
-        (saved(docx.Document())[:-2000], "cut off"),
-    ],
-    ids=["no archive", "old format", "other archive", "cut off"],
-)
-def test_what_is_no_docx_says_why(data: bytes, cause: str) -> None:
-    with pytest.raises(ParseFailed, match=cause):
-        parsed(data)
+def test_a_cell_that_spans_a_billion_columns_does_no_harm() -> None:
+    document = docx.Document()
+    document.add_table(1, 1).cell(0, 0).text = "wide"
+    wide = b'<w:gridSpan w:val="1000000000"/><w:tcW'
+    assert parsed(edited(saved(document), BODY, lambda xml: xml.replace(b"<w:tcW", wide, 1))).text == "wide"
 
 
-def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_UNPACKED_BYTES", 1_000_000)
-    bomb = archive(x=b"\0" * 1_000_001)
-    assert len(bomb) < 5000
-    with pytest.raises(ParseFailed, match="unpacks to 1,000,001 bytes; the limit is 1,000,000"):
-        parsed(bomb)
+def test_ten_thousand_paragraphs_take_a_second() -> None:
+    more = b"<w:p><w:r><w:t>y</w:t></w:r></w:p>" * 10_000
+    began = time.process_time()
+    document = parsed(
+        edited(saved(docx.Document()), BODY, lambda xml: xml.replace(b"<w:sectPr", more + b"<w:sectPr", 1))
+    )
+    assert document.text.count("y") == 10_000
+    assert time.process_time() - began < 6  # python-docx's own search for each one's style takes 15

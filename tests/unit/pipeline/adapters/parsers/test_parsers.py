@@ -5,7 +5,7 @@ import sys
 
 from pipeline.ingest.discover import FORMATS
 
-LIBRARIES = ("docx", "pypdfium2", "selectolax", "charset_normalizer")
+LIBRARIES = ("docx", "pptx", "openpyxl", "pypdfium2", "selectolax", "charset_normalizer")
 
 
 def test_every_format_that_discovery_knows_has_a_parser() -> None:

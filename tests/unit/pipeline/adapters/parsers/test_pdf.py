@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import pytest
 
+from pipeline.adapters.parsers import assembly
+from pipeline.adapters.parsers import pdf as module
 from pipeline.adapters.parsers.pdf import PdfParser, rejoin
 from pipeline.errors import ParseFailed
 from pipeline.types import ParsedDocument, RecordFields, Source
@@ -74,3 +77,42 @@ def test_real_filings_are_read_in_full(shared_data: Path) -> None:
     assert "Balance as of June 25, 2022 202,522 $ 107.35 $ 28,689" in document.text
     assert document.blocks[-1].page == 28
     assert not set(document.text) & set("\x02\ufffe\r")
+
+
+def packed(content: bytes, times: int, kind: bytes = b"") -> bytes:
+    """A PDF whose page's content is deflated so many times."""
+    for _ in range(times):
+        content = zlib.compress(content, 9)
+    document = pdf([["x"]])
+    start, end = document.index(b"<< /Length"), document.index(b"endstream")
+    filters = b"/FlateDecode " * times
+    stream = b"<< /Length %d /Filter [%s] %s >>\nstream\n%s\n" % (len(content), filters, kind, content)
+    return document[:start] + stream + document[end:]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_stream_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(times: int) -> None:
+    with pytest.raises(ParseFailed, match="a part unpacks to more than 100,000,000 bytes"):
+        parsed(packed(bytes(100_000_001), times))
+
+
+def test_streams_within_the_limit_are_read_and_pictures_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_STREAM_BYTES", 100)
+    shown = b"BT /F1 12 Tf 72 700 Td (seen) Tj ET"
+    assert parsed(packed(shown + b" " * 60, 2)).text == "seen"
+    assert parsed(packed(shown + b" " * 100, 1, b"/Subtype /Image")).text == "seen"
+    with pytest.raises(ParseFailed, match="a part unpacks"):
+        parsed(packed(shown + b" " * 100, 1))
+
+
+def test_one_page_named_ever_again_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PAGES", 50)
+    again = (
+        pdf([["x"]]).replace(b"/Kids [4 0 R]", b"/Kids [" + b"4 0 R " * 60 + b"]").replace(b"/Count 1", b"/Count 60")
+    )
+    with pytest.raises(ParseFailed, match="60 pages; the limit is 50"):
+        parsed(again)
+    monkeypatch.setattr(module, "MAX_PAGES", 100)
+    monkeypatch.setattr(assembly, "MAX_TEXT_CHARS", 30)
+    with pytest.raises(ParseFailed, match="more than 30 characters"):
+        parsed(again)
