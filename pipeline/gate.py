@@ -40,6 +40,8 @@ class Gate:
     closed_until: float = 0.0
     closed_for: float = 0.0
     in_vain: int = 0
+    closures: int = 0
+    """So far: who sees a new one is careful, whoever met it."""
     probe_until: float = 0.0
     faults: int = 0
 
@@ -54,17 +56,18 @@ class Entry:
 
     wait: float = 0.0
     probe: bool = False
+    closures: int = 0
 
 
 def enter(gate: Gate, now: float) -> tuple[Gate, Entry]:
     """Ask to send one request."""
     if gate.is_open(now):
-        return gate, Entry()
+        return gate, Entry(closures=gate.closures)
     if now < gate.closed_until:
         return gate, Entry(wait=gate.closed_until - now)
     if now < gate.probe_until:
         return gate, Entry(wait=min(POLL_SECONDS, gate.probe_until - now))
-    return replace(gate, probe_until=now + PROBE_SECONDS), Entry(probe=True)
+    return replace(gate, probe_until=now + PROBE_SECONDS), Entry(probe=True, closures=gate.closures)
 
 
 def left(gate: Gate, probe: bool) -> Gate:
@@ -93,7 +96,7 @@ def refused(gate: Gate, now: float, asked: float | None) -> Gate:
     in_vain = gate.in_vain + 1 if soon and gate.closed_for else 0
     most = max(least, LONGEST_CLOSURE)
     wait = min(least * min(GROWTH ** min(in_vain, 30), MOST_GROWTH), most)
-    return Gate(closed_until=now + wait, closed_for=wait, in_vain=in_vain)
+    return Gate(closed_until=now + wait, closed_for=wait, in_vain=in_vain, closures=gate.closures + 1)
 
 
 def faulted(gate: Gate, now: float, probe: bool) -> Gate:

@@ -23,7 +23,7 @@ WAIT_FOR_PLACE = 10.0
 """Within a process a place comes free with each request that ends: waiting for it is cheaper than coming again."""
 
 FIRST_WINDOW = 2
-SMALLEST_SHARE = 1 / 16
+SMALLEST_SHARE = 1 / 32
 SHARE_AFTER_FAULT = 1 / 4
 SHARE_GROWTH = 17 / 16
 """With these two requests stay full where fewer than one in 25 fails, and become small where more do."""
@@ -85,6 +85,11 @@ class Window:
         with self._changed:
             self.share = max(SMALLEST_SHARE, self.share * SHARE_AFTER_FAULT)
 
+    def careful(self) -> None:
+        """Make requests as small as they get: a service that has just refused all is likely to fail some."""
+        with self._changed:
+            self.share = SMALLEST_SHARE
+
 
 @dataclass
 class Permit:
@@ -108,6 +113,7 @@ class Pace:
         self._upstream = upstream
         self._store = store
         self._window = Window(most)
+        self._closures = 0
 
     @property
     def share(self) -> float:
@@ -148,6 +154,9 @@ class Pace:
                 raise self._postponed("All requests at once that it takes are under way", WAIT_AT_GATE)
             entry = self._store.change(enter)
             if not entry.wait:
+                if entry.closures != self._closures:
+                    self._closures = entry.closures
+                    self._window.careful()
                 return Permit(self._window.share, entry.probe, begun_in)
             self._window.give_back()
             if time.monotonic() + entry.wait > end:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,7 +21,8 @@ if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1
 """
-_TRIES = 20
+_TRIES = 50
+_PAUSE = 0.001
 _KEPT_SECONDS = 300.0
 _WITHOUT_REDIS = 5.0
 
@@ -49,7 +51,9 @@ class RedisGateStore:
         return self._own.change(transition)
 
     def _shared(self, transition: Callable[[Gate, float], tuple[Gate, T]]) -> T:
-        for _ in range(_TRIES):
+        for tries in range(_TRIES):
+            if tries:
+                time.sleep(random.uniform(0, tries * _PAUSE))
             raw, now = self._read()
             before = _decoded(raw)
             after, found = transition(before, now)
