@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,6 +27,7 @@ TEXTS = [f"text number {number}" for number in range(41)]
 def embedder(standin: StandInProcess) -> Iterator[Make]:
     """Makes embedders of the stand-in, each with a pace of its own that is proven already."""
     client = make_client("key", standin.url, 5.0)
+    before = set(threading.enumerate())
 
     def make(proven: bool = True, **changes: int) -> OpenAIEmbedder:
         limits = {"max_texts": 10, "max_tokens": 100_000, "concurrency": 4, **changes}
@@ -36,6 +38,8 @@ def embedder(standin: StandInProcess) -> Iterator[Make]:
         return OpenAIEmbedder(client, "text-embedding-3-small", None, **limits, pace=pace)
 
     yield make
+    for sender in set(threading.enumerate()) - before:
+        sender.join(5)  # one may still read what nobody waits for
     client.close()
 
 
