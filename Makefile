@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint install lock clean
+STORE ?= pgvector
+SEEDS ?= 20
+
+.PHONY: demo test lint chaos bench-ingest install lock clean
 
 demo: install  ## Start the embedded stack, ingest our own docs, ask two questions, stop everything.
 	@$(BIN)/python -m deploy.local.demo
@@ -11,11 +14,17 @@ demo: install  ## Start the embedded stack, ingest our own docs, ask two questio
 test: lint  ## Lint, types, import rules and all tests.
 	$(BIN)/python -m pytest
 
+chaos: install  ## Ingest while workers are killed and services restart: 20 seeds, STORE=pgvector or weaviate.
+	$(BIN)/python -m tests.chaos --store $(STORE) --seeds $(SEEDS)
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench-ingest: install  ## Measure ingest (docs/performance.md); BENCH="--parts api" passes options on.
+	@$(BIN)/python -m tests.benchmarks.ingest $(BENCH)
 
 install: $(VENV)/.installed
 

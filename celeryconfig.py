@@ -19,7 +19,7 @@ if _url.startswith("rediss://") and "ssl_cert_reqs=" not in _url:
 
 # ------------------------------------------------------------------ services
 broker_url = _url
-result_backend = _url
+result_backend = f"tasks.results:AskedRedisBackend+{_url}"
 # Names this process wherever it leaves a trace in Redis: its heartbeat, and the messages it holds.
 worker_token = uuid.uuid4().hex[:12]
 broker_transport_options = {
@@ -29,6 +29,8 @@ broker_transport_options = {
     "unacked_key": f"unacked:{worker_token}",
     "unacked_index_key": f"unacked_index:{worker_token}",
     "unacked_mutex_key": f"unacked_mutex:{worker_token}",
+    # The lock of a restore; one that is killed in the midst of it must not put the next one off for minutes.
+    "unacked_mutex_expire": 10,
     "visibility_timeout": _s.visibility_timeout,
     # Kombu's own, spelled out because tasks/broker.py looks into the lists that they name: one per queue and priority.
     "priority_steps": [0, 3, 6, 9],

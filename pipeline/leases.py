@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import structlog
 
-from pipeline.errors import CeleriacError
+from pipeline.errors import wrap
 
 _log = structlog.get_logger(__name__)
 
@@ -51,6 +51,6 @@ class LeaseKeeper:
                 held = sorted(self._held)
             try:
                 self._renew(held)
-            except CeleriacError as error:
+            except Exception as error:  # noqa: BLE001 - were this thread to end, no lease would be renewed any more
                 # A lease that runs out costs a second delivery, no work: only the newest holder can write.
-                _log.warning("leases not renewed", error=str(error))
+                _log.warning("leases not renewed", error=str(wrap(error)))

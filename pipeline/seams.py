@@ -8,7 +8,8 @@ ones. Every method that leaves the process takes ``timeout`` in seconds and rais
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
 
 from pipeline.types import (
     AnswerMode,
@@ -148,7 +149,34 @@ class Inventory(Protocol):
         """One line with the store's version; raises where it can't be used as it is."""
 
 
-class VectorStore(Retriever, IndexWriter, Inventory, Protocol):
+class StoredEntry(NamedTuple):
+    """What a store holds of one chunk, without its vector: a million of them pass through a check.
+
+    ``broken`` says what is wrong with the entry itself, such as ``no vector``.
+    """
+
+    chunk_id: str
+    document_id: str
+    generation: int
+    broken: str = ""
+
+
+class Inspectable(Protocol):
+    """Lets an index be compared with the truth."""
+
+    def entries(self, index: IndexRef, *, timeout: float) -> Iterator[StoredEntry]:
+        """All entries in the order of their chunk ids (lower case), in pages; ``timeout`` is for each. An index never
+        made has none; a store that can't be reached raises.
+        """
+
+    def faults(self, index: IndexRef, *, timeout: float) -> list[str]:
+        """What is wrong with the index as a whole, a line each; none where it was never made."""
+
+    def mend(self, index: IndexRef, *, timeout: float) -> None:
+        """Put right what :meth:`faults` finds, as far as that is possible, and remove halves of entries."""
+
+
+class VectorStore(Retriever, IndexWriter, Inventory, Inspectable, Protocol):
     """What an adapter of a vector store provides."""
 
 
@@ -167,6 +195,34 @@ class Chunker(Protocol):
 
     def chunk(self, document: ParsedDocument) -> list[Chunk]:
         """Pieces in order, whose text is exactly that stretch of the document's text."""
+
+
+# --------------------------------------------------------------------------- sources elsewhere
+
+
+class Download(Protocol):
+    """The content of a remote file while it comes in."""
+
+    @property
+    def media_type(self) -> str:
+        """What the server says it is, as ``text/html``, in lower case and without parameters; '' where it doesn't."""
+
+    def pieces(self) -> Iterator[bytes]:
+        """The bytes, decompressed."""
+
+
+class RemoteFiles(Protocol):
+    """Files that are read over the network, by URL."""
+
+    def find(self, url: str, *, timeout: float) -> Iterator[str]:
+        """URLs of the files below ``url``, of itself if it is a file; raises NotFound before the first where there is
+        nothing. ``timeout`` bounds the wait for each listing.
+        """
+
+    def open(self, url: str, *, max_bytes: int, timeout: float) -> AbstractContextManager[Download]:
+        """Read one file within ``timeout`` seconds. Raises UnreadableSource where it is longer than ``max_bytes`` or
+        not to be had, and retryable errors of services.
+        """
 
 
 # --------------------------------------------------------------------------- streams

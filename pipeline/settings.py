@@ -83,6 +83,17 @@ class Settings(BaseSettings):
     max_source_bytes: int = Field(default=100_000_000, ge=1)
     max_record_bytes: int = Field(default=10_000_000, ge=1)
 
+    # Sources elsewhere
+    fetch_timeout: float = Field(default=30.0, gt=0)
+    """One document from a URL or a bucket, redirects and repetitions included."""
+    download_timeout: float = Field(default=3600.0, gt=0)
+    """One file of records from there, which is copied before its records are listed."""
+    max_download_bytes: int = Field(default=20_000_000_000, ge=1)
+    allow_private_addresses: bool = False
+    """URLs may lead to this machine and to private networks."""
+    spool_ttl: float = Field(default=604_800.0, ge=0)
+    """Copies of standard input and of downloaded records that are older are removed by the next ingest."""
+
     # Guard
     max_question_chars: int = Field(default=8_000, ge=1)
 
@@ -112,7 +123,7 @@ class Settings(BaseSettings):
 
     # Ingest
     parse_timeout: float = Field(default=120.0, gt=0)
-    """For the sources of one batch; the one that is being read when it ends fails."""
+    """For reading one document, and for cutting it; one that takes longer fails."""
     parse_memory_mb: int = Field(default=1024, ge=64)
     """What a process of the parse pool may hold beyond what it starts with; a document that needs more fails."""
     max_crashes: int = Field(default=3, ge=1)

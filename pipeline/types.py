@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -377,10 +377,13 @@ class Draft(Value):
 
 
 class Reading(Value):
-    """How sources are read: the largest file and the largest record in bytes, and what decides how they are cut."""
+    """How sources are read: the largest file and the largest record in bytes, the seconds that a remote one may take,
+    and what decides how they are cut.
+    """
 
     max_bytes: int
     max_record_bytes: int
+    fetch_timeout: float = 30.0
     fingerprint: str
 
 
@@ -523,3 +526,45 @@ class BatchOutcome(BaseModel):
     def over(self) -> int:
         """How many items have reached an end."""
         return len(self.unchanged) + len(self.failed) + len(self.done)
+
+
+# --------------------------------------------------------------------------- checking
+
+ChunkStanding = Literal["live", "pending", "superseded", "abandoned"]
+"""Of the generation that a chunk belongs to. ``pending``: a run may still be at work on it, or go on with it."""
+
+
+class ChunkRow(NamedTuple):
+    """A chunk as Postgres has it. A tuple, not a :class:`Value`: a million of them pass through a check."""
+
+    chunk_id: str
+    document_id: str
+    generation: int
+    live: bool
+
+
+class ChunkState(NamedTuple):
+    """How a chunk stands at this moment; ``document`` is the document's key, ``embed_hash`` hex."""
+
+    document_id: str
+    document: str
+    generation: int
+    embed_hash: str
+    standing: ChunkStanding
+
+
+class DocumentFault(NamedTuple):
+    """A document that Postgres has wrong: its count of chunks, or it is live and has none (``empty``)."""
+
+    kind: Literal["wrong_count", "empty"]
+    document_id: str
+    document: str
+    detail: str
+
+
+class Leftover(NamedTuple):
+    """A generation that no reader sees and no run will go on with; ``document`` is the document's key."""
+
+    document_id: str
+    generation: int
+    document: str

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline.errors import BadSettings
-from pipeline.seams import Chunker, Embedder, Generator, Parser, Reranker, VectorStore
+from pipeline.seams import Chunker, Embedder, Generator, Parser, RemoteFiles, Reranker, VectorStore
 from pipeline.settings import OFFLINE_EMBEDDER, OFFLINE_GENERATOR, Settings
 from pipeline.types import Reading
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.adapters.postgres.batches import Batches
     from pipeline.adapters.postgres.documents import Documents
     from pipeline.adapters.postgres.embeddings import EmbeddingCache
+    from pipeline.adapters.postgres.inspection import Inspection
     from pipeline.adapters.postgres.knowledge_bases import KnowledgeBases
     from pipeline.adapters.postgres.passages import Passages
     from pipeline.adapters.postgres.questions import Questions
@@ -65,6 +67,8 @@ class Parts:
     def __init__(self, settings: Settings) -> None:
         """Builds nothing yet."""
         self.settings = settings
+        self.bound_document: Callable[[], AbstractContextManager[None]] = nullcontext
+        """What each document is read and cut in; a process made for that bounds the time it takes."""
 
     # ------------------------------------------------------------------ services
 
@@ -170,6 +174,13 @@ class Parts:
         from pipeline.leases import LeaseKeeper
 
         return LeaseKeeper(self.batches.renew, every=self.settings.heartbeat_ttl / 4)
+
+    @once
+    def inspection(self) -> Inspection:
+        """What a vector store is compared with."""
+        from pipeline.adapters.postgres.inspection import Inspection
+
+        return Inspection(self.engine)
 
     @once
     def questions(self) -> Questions:
@@ -287,12 +298,27 @@ class Parts:
 
         return TokenChunker(self.settings.chunk_tokens, self.settings.chunk_overlap_tokens)
 
+    @once
+    def remotes(self) -> Mapping[str, RemoteFiles]:
+        """What reads URLs, by scheme; the one under '' reads those of buckets."""
+        from pipeline.adapters.bucket_files import BucketFiles
+        from pipeline.adapters.http_files import HttpFiles
+
+        settings = self.settings
+        http = HttpFiles(connect_timeout=settings.connect_timeout, allow_private=settings.allow_private_addresses)
+        return {"http": http, "https": http, "": BucketFiles()}
+
     @property
     def reading(self) -> Reading:
         """How sources are read; a change of it makes every document count as changed."""
         cut = f"{self.settings.chunk_tokens}/{self.settings.chunk_overlap_tokens}"
         settings = self.settings
-        return Reading(max_bytes=settings.max_source_bytes, max_record_bytes=settings.max_record_bytes, fingerprint=cut)
+        return Reading(
+            max_bytes=settings.max_source_bytes,
+            max_record_bytes=settings.max_record_bytes,
+            fetch_timeout=settings.fetch_timeout,
+            fingerprint=cut,
+        )
 
     # ------------------------------------------------------------------ life
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from celery import Celery, signals
@@ -39,7 +40,9 @@ def _warm_up(**_: Any) -> None:
 @signals.worker_process_init.connect
 def _begin_child(**_: Any) -> None:
     runtime.forget()
-    limits.bound_memory(runtime.parts().settings.parse_memory_mb)
+    parts = runtime.parts()
+    limits.bound_memory(parts.settings.parse_memory_mb)
+    parts.bound_document = partial(limits.bound_time, parts.settings.parse_timeout)
 
 
 @signals.worker_ready.connect

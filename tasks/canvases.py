@@ -32,8 +32,8 @@ def following(run_id: str, lane: int, step: int, wave: Wave) -> Any:
     """What a lane sends: the canvas of its next wave, the end of the run, or None where others are still at work.
 
     A wave is its batches side by side, each from the stage it is at, then the body that sends the lane's next one.
-    Header tasks never raise, they end their batch with a status; were they to raise all the same, or the body, the
-    errback ends the run.
+    Header tasks never raise, they end their batch with a status; were one to raise all the same, as where the broker
+    broke off while it handed on its batch, the sweep sends the lane again.
     """
     if not wave.batches:
         return end(run_id) if wave.last else None

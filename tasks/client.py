@@ -115,8 +115,10 @@ class Client:
 
     def cancel_run(self, run_id: str) -> bool:
         """End a run: no stage begins after that, and what is embedded stays paid for; False: it was over already."""
-        self._parts.runs.find(run_id)
-        return self._parts.runs.cancel(run_id)
+        kb = self._parts.runs.find(run_id).kb
+        cancelled = self._parts.runs.cancel(run_id)
+        self._parts.knowledge_bases.refresh_size(kb.id)
+        return cancelled
 
     def resume_run(self, run_id: str) -> int:
         """Go on with a cancelled or failed run; returns how many sources are open. Raises Conflict, NotFound."""

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import faulthandler
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import structlog
 
-from pipeline import settings
 from pipeline.errors import Busy, CeleriacError, wrap
 from pipeline.ingest import flow
 from pipeline.types import Batch, IngestStage
 from tasks import canvases, runtime
 from tasks.app import app
 from tasks.base import StageTask
+from tasks.broker import reaching_redis
 
 _log = structlog.get_logger(__name__)
-
-# The document that takes so long ends with SoftTimeLimitExceeded. No `time_limit`: Celery would fail the whole wave.
-_PARSE_TIMEOUT = settings.load().parse_timeout
-
 
 # Redis knows four priorities, the lowest number first. What is begun is ended first, so that little is under way at a
 # time; and a small run overtakes a large one.
@@ -41,21 +34,6 @@ class BatchTask(StageTask):
         return super().apply_async(args, kwargs, **options)
 
 
-@contextmanager
-def _watched() -> Iterator[None]:
-    """End this process where a document doesn't even notice its time limit, as in a loop in C: its message is delivered
-    again, and the document that did it found out (see ``flow.run_stage``). A gevent worker has other tasks to lose.
-    """
-    if runtime.is_patched():
-        yield
-        return
-    faulthandler.dump_traceback_later(2 * _PARSE_TIMEOUT, exit=True)
-    try:
-        yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-
-
 def _stage(task: StageTask, name: IngestStage, data: dict[str, Any]) -> dict[str, Any]:
     batch, parts = Batch.decode(data), runtime.parts()
     number, patience = 1, parts.settings.ingest_patience
@@ -73,18 +51,16 @@ def _stage(task: StageTask, name: IngestStage, data: dict[str, Any]) -> dict[str
     return batch.encode()
 
 
-@app.task(bind=True, base=BatchTask, name="ingest.parse", ignore_result=True, soft_time_limit=_PARSE_TIMEOUT)
+@app.task(bind=True, base=BatchTask, name="ingest.parse", ignore_result=True)
 def parse(task: StageTask, batch: dict[str, Any]) -> dict[str, Any]:
     """Read and parse the batch's sources."""
-    with _watched():
-        return _stage(task, "parse", batch)
+    return _stage(task, "parse", batch)
 
 
-@app.task(bind=True, base=BatchTask, name="ingest.chunk", ignore_result=True, soft_time_limit=_PARSE_TIMEOUT)
+@app.task(bind=True, base=BatchTask, name="ingest.chunk", ignore_result=True)
 def chunk(task: StageTask, batch: dict[str, Any]) -> dict[str, Any]:
     """Cut them into chunks."""
-    with _watched():
-        return _stage(task, "chunk", batch)
+    return _stage(task, "chunk", batch)
 
 
 @app.task(bind=True, base=BatchTask, name="ingest.embed", ignore_result=True)
@@ -103,7 +79,7 @@ def upsert(task: StageTask, batch: dict[str, Any]) -> int:
 def next_wave(task: StageTask, _batches: list[int], run_id: str, lane: int, step: int) -> None:
     """Send what this lane does next, or the end of the run if nothing is left in any."""
     parts = runtime.parts()
-    with task.attempt(run=run_id, lane=str(lane), patience=parts.settings.ingest_patience):
+    with task.attempt(run=run_id, lane=str(lane), patience=parts.settings.ingest_patience), reaching_redis():
         wave = parts.batches.next_wave(run_id, lane, step, parts.settings.wave_batches)
         # None: the run is over, or another message has done this step.
         canvas = canvases.following(run_id, lane, step + 1, wave) if wave else None

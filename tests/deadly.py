@@ -19,7 +19,7 @@ def _deadly(data: bytes, *arguments: Any) -> Any:
     if HANGS.encode() in data:
         time.sleep(3600)
     if DEAFENS.encode() in data:
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # as a loop in C does with every signal
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)  # as a loop in C does with every signal
         time.sleep(3600)
     return _parse_document(data, *arguments)
 

@@ -10,13 +10,16 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
+from pipeline.adapters.postgres.batches import Batches
+from pipeline.ask import flow as ask_flow
+from pipeline.ask.question import new_question
 from pipeline.ingest import flow
 from pipeline.ingest.discover import discover
 from pipeline.ingest.manifest import write_manifest
 from pipeline.ingest.origins import encode_path
 from pipeline.seams import AnswerWriter, EmbeddedPart, Embeddings
 from pipeline.settings import Settings
-from pipeline.types import Batch, IngestStage, KnowledgeBase, RecordFields, RunOptions
+from pipeline.types import AskOptions, Batch, IngestStage, KnowledgeBase, Lease, RecordFields, RunOptions, Source
 from pipeline.wiring import Parts
 
 T = TypeVar("T")
@@ -71,6 +74,43 @@ def ingest(parts: Parts, kb: KnowledgeBase, *paths: Path, prune: bool = False) -
     run_id = started(parts, kb, *paths, prune=prune)
     flow.run(run_id, parts)
     return run_id
+
+
+def listed(parts: Parts, kb: KnowledgeBase, *sizes: int, start: bool = True) -> str:
+    """A run over sources ``k0``, ``k1`` … that lie nowhere, so many in each batch."""
+    run_id, number = str(uuid.uuid4()), 0
+    parts.runs.create(run_id, kb.id, RunOptions())
+    for batch, size in enumerate(sizes):
+        keys = [f"k{number + n}" for n in range(size)]
+        parts.runs.add(
+            run_id, batch, [(number + n, Source(key=key, origin=key, format="text")) for n, key in enumerate(keys)]
+        )
+        number += size
+    if start:
+        parts.runs.start(run_id)
+    return run_id
+
+
+def claimed(parts: Parts, run_id: str, stage: IngestStage = "parse", *, batch: int = 0) -> Lease:
+    """A lease that lives for as long as a worker's."""
+    lease = parts.batches.claim(Batch(run_id=run_id, number=batch), stage, str(uuid.uuid4()))
+    assert lease is not None
+    return lease
+
+
+def died(parts: Parts, run_id: str, stage: IngestStage = "parse", *, batch: int = 0, alone: int | None = None) -> Lease:
+    """The lease of a worker that was killed, and whose time has run out; ``alone`` is the item it had in hand."""
+    mortal = Batches(parts.engine, lease_seconds=0)
+    lease = mortal.claim(Batch(run_id=run_id, number=batch), stage, str(uuid.uuid4()))
+    assert lease is not None
+    if alone is not None:
+        mortal.alone(lease, alone)
+    return lease
+
+
+def expire(parts: Parts, run_id: str) -> None:
+    """The time of all leases of this run is up: whoever held one was killed, or is taken for dead."""
+    execute(parts, "UPDATE run_batches SET lease_until = now() - interval '1 s' WHERE run_id = :id", id=run_id)
 
 
 def run_stages(parts: Parts, run_id: str, *names: IngestStage, batch: int = 0) -> None:
@@ -128,6 +168,49 @@ def eventually(look: Callable[[], T], within: float = 20.0) -> T:
             raise AssertionError(f"did not come true in {within} s: {found!r}")
         time.sleep(0.02)
     return found
+
+
+LONG = " ".join(f"Sentence number {n} tells of the {n}th river." for n in range(30))
+"""A text of several chunks."""
+
+
+def with_(parts: Parts, **replaced: object) -> Parts:
+    """The same parts, with some replaced."""
+    other = Parts(parts.settings)
+    other.__dict__.update({**parts.__dict__, **replaced})
+    return other
+
+
+def found(parts: Parts, kb: KnowledgeBase, text: str) -> list[str]:
+    """Texts that a question of keywords finds."""
+    question = new_question(text, parts.settings, kb=kb.name, options=AskOptions(alpha=0.0, min_score=0.0))
+    return [passage.text for passage in ask_flow.retrieve(question, parts).passages]
+
+
+def consistent(parts: Parts, kb: KnowledgeBase) -> bool:
+    """Whether the store holds what readers may see, and nothing else, and no superseded row is left."""
+    rows = set(scalars(parts, "SELECT id::text FROM chunks WHERE kb_id = :kb", kb=kb.id))
+    return live_chunks(parts, kb) == stored_chunks(parts, kb) == rows
+
+
+def documents(parts: Parts, kb: KnowledgeBase) -> dict[str, dict[str, object]]:
+    """Rows of documents, by the name of their file."""
+    return {Path(str(row["key"])).name: row for row in parts.passages.documents(kb.id)}
+
+
+class Crash(BaseException):
+    """The worker dies here: nothing of ours may catch it."""
+
+
+def crashing(inner: Callable[..., object], *, before: bool) -> Callable[..., object]:
+    """``inner`` with a crash before or after it."""
+
+    def call(*arguments: object, **named: object) -> object:
+        if not before:
+            inner(*arguments, **named)
+        raise Crash
+
+    return call
 
 
 class CountingEmbedder:

@@ -49,6 +49,12 @@ class WeaviateServer:
         """For WEAVIATE_GRPC_URL."""
         return f"127.0.0.1:{self.ports['grpc']}"
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None, "not started"
+        return self._process.pid
+
     def start(self) -> None:
         """Start, again on the same ports and data after :meth:`stop`; returns when it is ready."""
         program = weaviate_program()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -123,7 +124,7 @@ def docs_show(
     chunks: Annotated[bool, typer.Option("--chunks", help="Print its chunks too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """One document: source, generation, sizes, error."""
+    """One document: source, aliases, metadata, generation, sizes, error."""
     parts = current_parts()
     found = parts.knowledge_bases.find(tenant, kb)
     document = _document(parts, found.id, name)
@@ -132,7 +133,7 @@ def docs_show(
         say_json(document | ({"passages": pieces} if chunks else {}))
         return
     for key, value in document.items():
-        say(f"{key:<14} {'–' if value is None else value}")
+        say(f"{key:<14} {_shown(value)}")
     for piece in pieces:
         say(f"\n── {place(piece)}, characters {piece.start}–{piece.end}", style="bold")
         say(piece.text)
@@ -159,6 +160,14 @@ def docs_delete(
     remove([document["id"]], found.index, documents=parts.documents, store=parts.store, timeout=timeout)
     parts.knowledge_bases.refresh_size(found.id)
     say_json({"deleted": document["key"]}) if as_json else note(f"Deleted {document['key']}.")
+
+
+def _shown(value: Any) -> str:
+    if value is None or value in ([], {}):
+        return "–"
+    if isinstance(value, list):
+        return ", ".join(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
 
 
 def _document(parts: Parts, kb_id: str, name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import typer
 
 from deploy.console.context import client_of, current_parts
 from deploy.console.output import Json, say, say_json, say_table
-from pipeline.errors import BadSettings, CeleriacError, InternalFault, wrap
+from pipeline.errors import BadSettings, CeleriacError, InternalFault, TimedOut, wrap
 from pipeline.wiring import Parts
 
 _OLDEST_REDIS = (6, 2)
@@ -146,18 +146,19 @@ def _check_queues(parts: Parts) -> list[Check]:
 
 
 def _round_trip(parts: Parts, queue: str) -> str:
-    from celery.exceptions import TimeoutError as NoAnswer
-
     client_of(parts)
     from tasks import broker
+    from tasks.app import app
     from tasks.control import CANARIES
+    from tasks.results import wait_for
 
     start = f"Start one: the `{queue}` line of the Procfile."
     if not any(state.name == queue and state.consumers for state in broker.queues(parts)):
         raise InternalFault("No worker listens to it.", start)
     try:
         with broker.reaching_redis():
-            waited = CANARIES[queue].apply_async((time.time(),), expires=30).get(timeout=5.0)
-    except NoAnswer:
+            sent = CANARIES[queue].apply_async((time.time(),), expires=30)
+            waited = wait_for(app.backend, sent.id, timeout=5.0)
+    except TimedOut:
         raise InternalFault("No worker answered in 5 s.", f"See the worker's log. {start}") from None
     return f"a worker answered; the message waited {waited * 1000:.0f} ms"

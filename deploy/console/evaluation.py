@@ -10,6 +10,7 @@ import typer
 
 from deploy.console.context import current_parts
 from deploy.console.ingesting import start_run
+from deploy.console.listing import Sources
 from deploy.console.output import Json, counting, note, say_json, say_table
 from deploy.console.watching import watch
 from pipeline.errors import Cancelled, DocumentError, InternalFault, from_json
@@ -42,7 +43,7 @@ def evaluate(
         fields=RecordFields(text=("text",), title="title", id="_id"),
         prune=True,
     )
-    run_id, _ = start_run(parts, tenant, name, [collection.corpus], options, quiet=as_json)
+    run_id, _ = start_run(parts, tenant, name, Sources([collection.corpus]), options, quiet=as_json)
     ingested = watch(parts, run_id, quiet=as_json)
     if not as_json:
         note(f"{ingested['indexed']:,} documents indexed, {ingested['unchanged']:,} unchanged, {ingested['seconds']} s")

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from deploy.console.context import client_of, current_parts
+from deploy.console.listing import Listed, Sources, require_prunable, require_sure
 from deploy.console.output import Json, counting, note, say, say_json
 from deploy.console.watching import end_with, watch
-from pipeline.errors import CeleriacError, NotFound, UnreadableSource
-from pipeline.ingest.discover import discover
+from pipeline.errors import CeleriacError, NotFound
 from pipeline.ingest.manifest import write_manifest
-from pipeline.ingest.origins import encode_path
 from pipeline.matching import require_match
 from pipeline.types import KnowledgeBase, RecordFields, RunOptions
 from pipeline.wiring import Parts
@@ -29,17 +26,31 @@ def add_to(app: typer.Typer) -> None:
 
 
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Files and folders.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE…", help="Files, folders, 'patterns/*.md', URLs, buckets, - (standard input)."),
+    ],
     kb: Annotated[str, typer.Option("--kb", help="Knowledge base; made if it isn't there.")] = "default",
     tenant: Annotated[str, typer.Option("--tenant", help="Tenant that owns it.")] = "default",
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove documents whose source under PATH has vanished.")
     ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Prune under an empty or missing PATH too.")] = False,
+    format_: Annotated[
+        str, typer.Option("--format", help="What standard input, URLs and named files are: txt, md, jsonl, csv …")
+    ] = "",
+    name: Annotated[str, typer.Option("--name", help="Key of the document on standard input.")] = "stdin",
     text_field: Annotated[
         list[str] | None, typer.Option("--text-field", help="Field of a record that is its text; repeatable.")
     ] = None,
     title_field: Annotated[str, typer.Option("--title-field", help="Field of a record that is its title.")] = "",
+    alias_field: Annotated[
+        list[str] | None, typer.Option("--alias-field", help="Field with other names of what it is about; repeatable.")
+    ] = None,
     id_field: Annotated[str, typer.Option("--id-field", help="Field of a record that identifies it.")] = "",
+    metadata_field: Annotated[
+        list[str] | None, typer.Option("--metadata-field", help="Field that is kept and shown; repeatable.")
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Print the run's id and leave it to the workers.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -49,13 +60,22 @@ def ingest(
     if some failed.
     """
     parts = current_parts()
-    fields = RecordFields(text=tuple(text_field or ()), title=title_field, id=id_field)
-    options = RunOptions(roots=tuple(encode_path(os.path.abspath(path)) for path in paths), fields=fields, prune=prune)
-    run_id, skipped = start_run(parts, tenant, kb, paths, options, quiet=as_json)
+    fields = RecordFields(
+        text=tuple(text_field or ()),
+        title=title_field,
+        id=id_field,
+        aliases=tuple(alias_field or ()),
+        metadata=tuple(metadata_field or ()),
+    )
+    given = Sources(tuple(sources), suffix=f".{format_.lower().lstrip('.')}" if format_ else "", name=name)
+    if prune:
+        given = require_prunable(parts, tenant, kb, given, sure=yes)
+    options = RunOptions(roots=given.roots, fields=fields, prune=prune)
+    run_id, listed = start_run(parts, tenant, kb, given, options, quiet=as_json, sure=yes)
     if detach:
-        say_json({"run": run_id, "skipped": skipped}) if as_json else say(run_id)
+        say_json({"run": run_id, **listed.counts}) if as_json else say(run_id)
         return
-    end_with(watch(parts, run_id, quiet=as_json) | {"skipped": skipped}, as_json=as_json)
+    end_with(watch(parts, run_id, quiet=as_json) | listed.counts, as_json=as_json)
 
 
 def open_knowledge_base(parts: Parts, tenant: str, name: str) -> KnowledgeBase:
@@ -72,23 +92,15 @@ def open_knowledge_base(parts: Parts, tenant: str, name: str) -> KnowledgeBase:
 
 
 def start_run(
-    parts: Parts, tenant: str, name: str, paths: list[Path], options: RunOptions, *, quiet: bool
-) -> tuple[str, int]:
-    """Write the manifest and send the first wave; returns the run's id and how many files were skipped.
+    parts: Parts, tenant: str, name: str, given: Sources, options: RunOptions, *, quiet: bool, sure: bool = False
+) -> tuple[str, Listed]:
+    """Write the manifest and send the first wave; returns the run's id, and what became no source.
 
-    The knowledge base is made if it isn't there, but not for a path that isn't.
+    The knowledge base is made if it isn't there, but not for a path that isn't. Raises BadSettings for a run that finds
+    nothing and would prune all, unless the caller is ``sure``.
     """
-    skipped: list[str] = []
-
-    def on_skip(path: Path, reason: str) -> None:
-        if options.prune and _is_folder(path):
-            hint = "Make it readable, or ingest without --prune: its documents would count as vanished."
-            raise UnreadableSource(f"{path}: {reason}.", hint)
-        skipped.append(str(path))
-        if not quiet:
-            note(f"skipped {path}: {reason}")
-
-    sources = discover(paths, fields=options.fields, max_record_bytes=parts.settings.max_record_bytes, on_skip=on_skip)
+    listed = Listed(prune=options.prune, quiet=quiet)
+    sources = given.discover(parts, options.fields, listed)
     kb = open_knowledge_base(parts, tenant, name)
     client = client_of(parts)
     run_id = str(uuid.uuid4())
@@ -102,9 +114,12 @@ def start_run(
             counting(f"{found:,} sources in run {run_id}", last=True)
         if not found and not options.prune:
             raise NotFound("There is nothing to ingest there.", "Formats: see `manage.py ingest --help`.")
+        if not found and not sure:
+            require_sure(parts, kb.id, options.roots, "Nothing to ingest was found")
+        listed.note_ignored()
         _note_doubles(parts, run_id, found, quiet=quiet)
         client.start_run(run_id)
-    return run_id, len(skipped)
+    return run_id, listed
 
 
 def _note_doubles(parts: Parts, run_id: str, found: int, *, quiet: bool) -> None:
@@ -130,10 +145,3 @@ def _failing_run(parts: Parts, run_id: str) -> Iterator[None]:
     except KeyboardInterrupt:
         parts.runs.finish(run_id, "cancelled")
         raise
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:
-        return True  # not even that can be seen: it may be one

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from deploy.console import asking, catalog, checking, evaluation, ingesting, runs, stack
+from deploy.console import asking, catalog, checking, evaluation, ingesting, runs, stack, truth
 from deploy.console.output import say_error
 from pipeline.errors import BadSettings, CeleriacError, InternalFault, wrap
 
@@ -33,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for register in (stack, asking, ingesting, runs, catalog, evaluation, checking):
+for register in (stack, asking, ingesting, runs, catalog, evaluation, checking, truth):
     register.add_to(app)
 
 

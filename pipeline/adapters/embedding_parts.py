@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ServerFault, TimedOut, Unreachable
+from pipeline.errors import Postponed, ServerFault, TimedOut, Unreachable
 from pipeline.pacing import Pace
 from pipeline.seams import EmbeddedPart
 
@@ -41,14 +41,13 @@ def in_parts(
     iterator that is closed sends no more either, and doesn't wait for what is under way.
     """
     work = _Work(texts, send, tokens_of, pace, limits)
-    senders = work.senders()
+    senders = work.senders
     pool = ThreadPoolExecutor(max(1, senders))
     try:
         for _ in range(senders):
             pool.submit(work.send_all)
         while senders:
-            part = work.done.get()
-            if part is None:
+            if (part := work.done.get()) is None:
                 senders -= 1
             else:
                 yield part
@@ -80,24 +79,27 @@ class _Work:
         self._next = 0
         self._stopped = False
         self._lock = threading.Lock()
-
-    def senders(self) -> int:
-        """Threads that have something to do."""
-        size = max(1, round(self._limits.texts * self._pace.share))
-        requests = max(-(-len(self._texts) // size), -(-sum(self._tokens) // self._limits.tokens))
-        return min(self._limits.requests, requests, len(self._texts))
+        self.senders = self._useful_senders()
+        """Threads that send; each one starts with ``send_all``."""
 
     def send_all(self) -> None:
         """Send until nothing is left; ends with None in ``done``."""
         try:
             while self._goes_on():
                 self._send_some()
+        except Postponed as error:
+            self._postponed(error)
         finally:
             self.done.put(None)
 
     def stop(self) -> None:
         """Begin nothing more."""
         self._stopped = True
+
+    def _useful_senders(self) -> int:
+        size = max(1, round(self._limits.texts * self._pace.share))
+        requests = max(-(-len(self._texts) // size), -(-sum(self._tokens) // self._limits.tokens))
+        return min(self._limits.requests, requests, len(self._texts))
 
     def _goes_on(self) -> bool:
         return not self._stopped and self._next < len(self._texts)
@@ -110,6 +112,8 @@ class _Work:
                     permit.unused = True
                     return
                 vectors, tokens = self._send(texts)
+        except Postponed:
+            raise
         except Exception as error:  # noqa: BLE001 - raised again where the parts are taken
             self._failed(error)
         else:
@@ -125,6 +129,13 @@ class _Work:
                     break
                 self._next += 1
             return first, list(self._texts[first : self._next])
+
+    def _postponed(self, error: Postponed) -> None:
+        """One sender less: those that have a request under way go on with the rest, so only the last one gives up."""
+        with self._lock:
+            self.senders -= 1
+            if not self.senders and self._goes_on():
+                self.error = self.error or error
 
     def _failed(self, error: Exception) -> None:
         with self._lock:

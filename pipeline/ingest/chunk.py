@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-from pipeline.errors import CeleriacError, ParseFailed, wrap
-from pipeline.ingest.cutting import cut
+from pipeline.errors import CeleriacError, InternalFault, ParseFailed, wrap
+from pipeline.ingest.cutting import context_of, cut
 from pipeline.ingest.reading import within_memory
 from pipeline.seams import Chunker
 from pipeline.types import BatchOutcome, Draft, DraftChunk, ParsedDocument, Run, RunItem, indexed_text
@@ -23,19 +24,34 @@ class Documents(Protocol):
     def save_chunks(self, kb_id: str, versions: Sequence[tuple[str, int]], chunks: Sequence[DraftChunk]) -> None:
         """Replace the chunks of these generations."""
 
+    def outdated(self, versions: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Those whose document is gone, or live at a newer generation."""
 
-def chunk(items: Sequence[RunItem], run: Run, *, documents: Documents, chunker: Chunker) -> BatchOutcome:
-    """Cut the items' drafts."""
+
+def chunk(
+    items: Sequence[RunItem],
+    run: Run,
+    *,
+    documents: Documents,
+    chunker: Chunker,
+    bound: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> BatchOutcome:
+    """Cut the items' drafts, each within a ``bound``."""
     drafts = {draft.document_id: draft for draft in documents.drafts([_version(item) for item in items])}
     made: dict[int, list[DraftChunk]] = {}
     failed: dict[int, CeleriacError] = {}
-    # A draft that is gone was overtaken: another run has made a newer generation live.
-    overtaken = [item.number for item in items if item.document_id not in drafts]
+    gone = [item for item in items if item.document_id not in drafts]
+    # Another run has made a newer generation live, or deleted the document.
+    outdated = documents.outdated([_version(item) for item in gone]) if gone else set()
+    overtaken = [item.number for item in gone if _version(item) in outdated]
+    lost = InternalFault("What was read of it is gone.", "`runs retry` reads it again.")
+    failed |= {item.number: lost for item in gone if item.number not in overtaken}
     for item in items:
         if item.document_id not in drafts:
             continue
         try:
-            made[item.number] = _chunks(drafts[item.document_id], run.kb.id, chunker)
+            with bound():
+                made[item.number] = _chunks(drafts[item.document_id], run.kb.id, chunker)
         except Exception as error:  # noqa: BLE001 - whatever the chunker throws is the fate of one document
             failed[item.number] = wrap(error)
     chunks = [piece for pieces in made.values() for piece in pieces]
@@ -55,7 +71,7 @@ def _chunks(draft: Draft, kb_id: str, chunker: Chunker) -> list[DraftChunk]:
         raise ParseFailed("The document holds no text.")
     found = []
     for piece in pieces:
-        context = _context(draft.title, piece.section)
+        context = context_of(draft.title, draft.aliases, piece.section)
         found.append(
             DraftChunk(
                 id=chunk_id(kb_id, draft.document_id, draft.generation, piece.ordinal),
@@ -73,11 +89,6 @@ def _chunks(draft: Draft, kb_id: str, chunker: Chunker) -> list[DraftChunk]:
             )
         )
     return found
-
-
-def _context(title: str, section: str) -> str:
-    # A Markdown file's first heading is often its title too: once is enough.
-    return section if section.startswith(title) else f"{title} > {section}" if section else title
 
 
 def _version(item: RunItem) -> tuple[str, int]:

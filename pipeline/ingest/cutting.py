@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from pipeline.errors import InternalFault
 from pipeline.seams import Chunker
 from pipeline.types import Chunk, ParsedDocument
+
+MAX_ALIAS_CHARS = 200
+"""Of the aliases that go before every chunk of a document, and are paid for with each."""
 
 
 def cut(document: ParsedDocument, chunker: Chunker) -> list[Chunk]:
@@ -21,3 +25,32 @@ def cut(document: ParsedDocument, chunker: Chunker) -> list[Chunk]:
     if any(after.start <= before.start for before, after in pairwise(chunks)):
         raise InternalFault("The chunker's chunks are not in order.")
     return chunks
+
+
+def context_of(title: str, aliases: Sequence[str], section: str) -> str:
+    """What goes before a chunk in what is embedded and ranked: ``Title (alias, alias) > Section > Subsection``.
+
+    People ask for a thing by any of its names, and the chunk that answers may hold none of them.
+    """
+    # A Markdown file's first heading is often its title too: once is enough.
+    below = section.removeprefix(title).removeprefix(" > ") if _begins_with(section, title) else section
+    names = ", ".join(_other_names(title, aliases))
+    head = f"{title} ({names})" if title and names else title or names
+    return " > ".join(part for part in (head, below) if part)
+
+
+def _begins_with(section: str, title: str) -> bool:
+    return section == title or section.startswith(f"{title} > ")
+
+
+def _other_names(title: str, aliases: Sequence[str]) -> list[str]:
+    """Aliases that say something new, as many as there is room for."""
+    found = {alias.casefold(): alias for alias in reversed(aliases) if alias.strip()}
+    found.pop(title.casefold(), None)
+    kept: list[str] = []
+    room = MAX_ALIAS_CHARS
+    for alias in reversed(found.values()):
+        room -= len(alias) + 2
+        if room >= 0:
+            kept.append(alias)
+    return kept

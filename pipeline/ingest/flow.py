@@ -84,10 +84,14 @@ def _work(lease: Lease, parts: Parts, attempt: int) -> None:
     if not _is_suspect(lease, parts):
         parts.batches.record(lease, stage(items, run, parts, lease), attempt=attempt, next_stage=following)
         return
+    chunks = 0
     for item in _spared(items, lease, parts, attempt):
         parts.batches.alone(lease, item.number)
-        parts.batches.record(lease, stage([item], run, parts, lease), attempt=attempt)
-    parts.batches.record(lease, BatchOutcome(), next_stage=following)
+        outcome = stage([item], run, parts, lease)
+        # Whoever takes over cuts all of them again: counted at the end, they count once.
+        chunks += outcome.chunks
+        parts.batches.record(lease, outcome.model_copy(update={"chunks": 0}), attempt=attempt)
+    parts.batches.record(lease, BatchOutcome(chunks=chunks), next_stage=following)
 
 
 def _is_suspect(lease: Lease, parts: Parts) -> bool:
@@ -115,11 +119,19 @@ def _require_match(run: Run, parts: Parts) -> None:
 
 
 def _parse(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
-    return parse(items, run, documents=parts.documents, parsers=parts.parsers, reading=parts.reading)
+    return parse(
+        items,
+        run,
+        documents=parts.documents,
+        parsers=parts.parsers,
+        remotes=parts.remotes,
+        reading=parts.reading,
+        bound=parts.bound_document,
+    )
 
 
 def _chunk(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
-    return chunk(items, run, documents=parts.documents, chunker=parts.chunker)
+    return chunk(items, run, documents=parts.documents, chunker=parts.chunker, bound=parts.bound_document)
 
 
 def _embed(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
@@ -130,12 +142,12 @@ def _embed(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> B
         cache=parts.embeddings,
         embedder=parts.embedder,
         timeout=parts.settings.embed_timeout,
-        go_on=lambda: parts.runs.find(run.id).status == "running",
+        go_on=lambda: _is_running(run.id, parts),
     )
 
 
 def _upsert(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
-    return upsert(
+    outcome = upsert(
         items,
         run,
         documents=parts.documents,
@@ -143,6 +155,13 @@ def _upsert(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> 
         store=parts.store,
         timeout=parts.settings.write_timeout,
     )
+    if not _is_running(run.id, parts):
+        parts.knowledge_bases.refresh_size(run.kb.id)  # a cancelled run has no finalize that would
+    return outcome
+
+
+def _is_running(run_id: str, parts: Parts) -> bool:
+    return parts.runs.find(run_id).status == "running"
 
 
 # By name: the stage, and what comes after it.

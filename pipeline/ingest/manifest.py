@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from pipeline.ingest.origins import decode_path
+from pipeline.ingest.origins import decode_path, is_remote
 from pipeline.types import Source
 
 # About four bytes of English make a token; the other formats carry more than their text.
 _BYTES_PER_TOKEN = {"html": 12, "pdf": 40, "docx": 20, "pptx": 100, "xlsx": 10}
+# Its size isn't known, and it takes time: a batch holds few of them, so that workers share them.
+_REMOTE_TOKENS = 25_000
 
 
 class Ledger(Protocol):
@@ -43,6 +45,8 @@ def write_manifest(
 
 
 def _weight(source: Source) -> int:
+    if is_remote(source.origin):
+        return _REMOTE_TOKENS
     return _size(source) // _BYTES_PER_TOKEN.get(source.format, 4)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from pipeline.errors import CeleriacError, wrap
 from pipeline.ingest.reading import parse_document, read_source
+from pipeline.ingest.remotes import Remotes
 from pipeline.seams import Parser
 from pipeline.types import BatchOutcome, Draft, ParsedDocument, Reading, Run, RunItem, Source
 
 # Part of every content hash: raise it when parsers or chunker change what they make of the same bytes.
-READER_VERSION = "1"
+READER_VERSION = "2"
 
 
 class Known(Protocol):
@@ -43,9 +45,16 @@ class Documents(Protocol):
 
 
 def parse(
-    items: Sequence[RunItem], run: Run, *, documents: Documents, parsers: Mapping[str, Parser], reading: Reading
+    items: Sequence[RunItem],
+    run: Run,
+    *,
+    documents: Documents,
+    parsers: Mapping[str, Parser],
+    remotes: Remotes,
+    reading: Reading,
+    bound: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> BatchOutcome:
-    """Read and parse the items' sources.
+    """Read and parse the items' sources, each within a ``bound``.
 
     A source whose bytes and reading are those of the live generation is ``unchanged`` and goes no further. One that
     can't be read fails alone.
@@ -57,11 +66,12 @@ def parse(
     for item in items:
         before = known.get(item.key)
         try:
-            data, digest = _read(item, run, reading)
-            if before is not None and digest == before.content_hash:
-                unchanged.append(item)
-            else:
-                parsed.append((item, digest, parse_document(data, item.source, run.options.fields, parsers)))
+            with bound():
+                data, digest = _read(item, run, remotes, reading)
+                if before is not None and digest == before.content_hash:
+                    unchanged.append(item)
+                else:
+                    parsed.append((item, digest, parse_document(data, item.source, run.options.fields, parsers)))
         except Exception as error:  # noqa: BLE001 - whatever a parser throws is the fate of one document
             failed[item.number] = wrap(error)
     _confirm(unchanged, known, run, documents)
@@ -76,9 +86,9 @@ def parse(
     )
 
 
-def _read(item: RunItem, run: Run, reading: Reading) -> tuple[bytes, str]:
-    is_record = item.source.offset is not None
-    data = read_source(item.source, max_bytes=reading.max_record_bytes if is_record else reading.max_bytes)
+def _read(item: RunItem, run: Run, remotes: Remotes, reading: Reading) -> tuple[bytes, str]:
+    max_bytes = reading.max_bytes if item.source.offset is None else reading.max_record_bytes
+    data = read_source(item.source, max_bytes=max_bytes, remotes=remotes, timeout=reading.fetch_timeout)
     return data, _digest(data, item.source, run, reading)
 
 

@@ -7,21 +7,20 @@ whoever reads it refuses it by its length.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import BinaryIO, NamedTuple, Self
 
-ID_NAMES = ("id", "_id", "doc_id", "uuid")
-"""Where a record's own id is looked for when no field is configured."""
+from pipeline.fields import ID_NAMES
+from pipeline.ingest.json_ids import own_ids
+from pipeline.ingest.json_list import elements
 
 _STEP = 1 << 16
 _UTF8_BOM = b"\xef\xbb\xbf"
 _WIDE_BOMS = (b"\xff\xfe", b"\xfe\xff")
-_JSON_TOKEN = re.compile(rb'["{}\[\]]|\\.?', re.DOTALL)
 
 
 class Record(NamedTuple):
@@ -36,7 +35,8 @@ class Record(NamedTuple):
 class RecordFile:
     """Iterates over the records of one file of the kind ``jsonl``, ``json``, ``csv`` or ``tsv``.
 
-    Nothing comes from a file that holds no records: an empty one, one in UTF-16, or JSON that is no list of objects.
+    Nothing comes from a file that holds no records: an empty one, one in UTF-16, or JSON that is no list whose first
+    element is an object.
     """
 
     def __init__(self, path: Path, kind: str, id_field: str, max_bytes: int) -> None:
@@ -70,16 +70,19 @@ class RecordFile:
             yield from self._rows("\t" if self._kind == "tsv" else _delimiter(head))
 
     def _json_lines(self) -> Iterator[Record]:
+        own_id = own_ids(self._id_names)
         lines = _Lines(self._file, self._max_bytes)
         while line := lines.read():
-            if line.strip() or lines.too_long:
-                own_id = "" if lines.too_long else _json_id(line, self._id_names)
-                yield Record(f"L{lines.number}", lines.offset, lines.length, own_id)
+            if lines.too_long:
+                yield Record(f"L{lines.number}", lines.offset, lines.length, "")
+            elif not line.isspace():
+                yield Record(f"L{lines.number}", lines.offset, lines.length, own_id(line))
 
     def _json_list(self) -> Iterator[Record]:
-        for number, (offset, length) in enumerate(_objects(self._file), start=1):
+        own_id = own_ids(self._id_names)
+        for number, (offset, length) in enumerate(elements(self._file), start=1):
             data = os.pread(self._file.fileno(), length, offset) if length <= self._max_bytes else b""
-            yield Record(str(number), offset, length, _json_id(data, self._id_names))
+            yield Record(str(number), offset, length, own_id(data))
 
     def _rows(self, delimiter: str) -> Iterator[Record]:
         """Rows as the csv module sees them; the first names the columns. It pulls lines, we count bytes."""
@@ -178,44 +181,6 @@ def _delimiter(head: bytes) -> str:
     """The delimiter of a header: the one that stands in it most often."""
     header = head.lstrip(_UTF8_BOM).split(b"\n", 1)[0].decode("latin-1")
     return max(",;\t|", key=header.count)
-
-
-def _objects(file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """(offset, length) of each object that is an element of the JSON list in ``file``; one cut off comes last."""
-    depth = start = 0
-    in_string = skip = False
-    base = file.tell()
-    while data := file.read(_STEP):
-        token = b""
-        for found in _JSON_TOKEN.finditer(data, int(skip)):
-            token = found[0]
-            if in_string:
-                in_string = token != b'"'
-            elif token == b'"':
-                in_string = True
-            elif token in b"{[":
-                start = base + found.start() if depth == 1 and token == b"{" else start
-                depth += 1
-            elif token in b"}]":
-                depth -= 1
-                if depth == 1 and token == b"}":
-                    yield start, base + found.end() - start
-        skip = token == b"\\"  # stands alone only at the end of a buffer: it escapes what comes next
-        base += len(data)
-    if depth > 1:
-        yield start, base - start
-
-
-def _json_id(data: bytes, names: tuple[str, ...]) -> str:
-    try:
-        record: Any = json.loads(data)
-    except (ValueError, RecursionError):
-        return ""
-    if not isinstance(record, dict):
-        return ""
-    candidates = (record.get(name) for name in names)
-    usable = (value for value in candidates if isinstance(value, (str, int)) and not isinstance(value, bool))
-    return next((str(value).strip() for value in usable if str(value).strip()), "")
 
 
 def _native(text: str) -> str:

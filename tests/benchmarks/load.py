@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,11 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests import weaviate_server
+from tests.benchmarks import servers
 from tests.command_line import CommandLine
-from tests.standin.fixture import StandInProcess
-
-_OWN = ("REDIS_URL", "DATABASE_URL", "WEAVIATE_URL", "WEAVIATE_GRPC_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL")
 
 
 def main() -> int:
@@ -34,11 +30,11 @@ def main() -> int:
     with contextlib.ExitStack() as exits:
         environment = _environment(arguments, exits)
         manage = CommandLine(environment)
-        manage.environment = {k: v for k, v in manage.environment.items() if k not in _OWN or k in environment}
+        manage.environment = {k: v for k, v in manage.environment.items() if k not in servers.OWN or k in environment}
         exits.callback(manage, "down")
-        _done(manage("up", "--workers", str(arguments.workers), "--detach", timeout=180))
+        servers.done(manage("up", "--workers", str(arguments.workers), "--detach", timeout=180))
         corpus = _write_corpus(Path(environment["CELERIAC_HOME"]), arguments.documents)
-        ingested = _done(manage("ingest", str(corpus), "--kb", "load", "--json", timeout=900)).json
+        ingested = servers.done(manage("ingest", str(corpus), "--kb", "load", "--json", timeout=900)).json
         asked = _ask_all(manage, arguments)
         status = manage("status", "--json").json
     report = _report(arguments, ingested, asked, status)
@@ -62,32 +58,16 @@ def _arguments() -> argparse.Namespace:
 
 
 def _environment(arguments: argparse.Namespace, exits: contextlib.ExitStack) -> dict[str, str]:
-    standin = StandInProcess()
-    exits.callback(standin.stop)
-    standin.configure(
+    standin = servers.standin(
         embedding_latency=arguments.embedding_ms / 1000,
         first_token=arguments.first_token_ms / 1000,
         stream_seconds=arguments.stream_ms / 1000,
         chunks=arguments.chunks,
     )
-    home = exits.enter_context(tempfile.TemporaryDirectory(prefix="celeriac-load-", ignore_cleanup_errors=True))
-    Path(home).chmod(0o711)  # Postgres does not run as root
-    found = {"CELERIAC_HOME": home, "OPENAI_BASE_URL": standin.url, "OPENAI_API_KEY": "stand-in"}
-    if arguments.store == "weaviate":
-        found |= _weaviate(exits)
-    return found
-
-
-def _weaviate(exits: contextlib.ExitStack) -> dict[str, str]:
-    if weaviate_server.CONFIGURED_URL:
-        grpc = weaviate_server.CONFIGURED_GRPC_URL
-        return {"WEAVIATE_URL": weaviate_server.CONFIGURED_URL} | ({"WEAVIATE_GRPC_URL": grpc} if grpc else {})
-    if weaviate_server.weaviate_program() is None:
-        sys.exit("No Weaviate: set WEAVIATE_URL, or put the program `weaviate` on PATH.")
-    server = weaviate_server.WeaviateServer()
-    exits.callback(server.remove)
-    server.start()
-    return {"WEAVIATE_URL": server.url, "WEAVIATE_GRPC_URL": server.grpc_url}
+    url = exits.enter_context(standin).url
+    home = exits.enter_context(servers.temporary_home())
+    store = exits.enter_context(servers.vector_store(arguments.store)).environment
+    return {"CELERIAC_HOME": str(home), "OPENAI_BASE_URL": url, "OPENAI_API_KEY": "stand-in", **store}
 
 
 def _write_corpus(folder: Path, count: int) -> Path:
@@ -138,9 +118,11 @@ def _adopt(manage: CommandLine) -> None:
 
     state = read_state(Path(manage.environment["CELERIAC_HOME"]))
     assert state is not None
-    for name in _OWN:
+    for name in servers.OWN:
         os.environ.pop(name, None)
-    os.environ.update({**{k: manage.environment[k] for k in _OWN if k in manage.environment}, **state.environment})
+    os.environ.update(
+        {**{k: manage.environment[k] for k in servers.OWN if k in manage.environment}, **state.environment}
+    )
 
 
 def _report(
@@ -181,12 +163,6 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
             yield from (f"    {key:<24} {inner}" for key, inner in value.items())
         else:
             yield f"{name:<28} {value}"
-
-
-def _done(outcome: Any) -> Any:
-    if outcome.status:
-        sys.exit(outcome.err or outcome.out)
-    return outcome
 
 
 if __name__ == "__main__":

@@ -199,6 +199,9 @@ class VectorStoreContract:
         assert store.vector_search(nowhere, unit_vector(1), 10, timeout=WAIT) == []
         assert store.keyword_search(nowhere, "anything", 10, timeout=WAIT) == []
         assert list(store.chunk_ids(nowhere, timeout=WAIT)) == []
+        assert list(store.entries(nowhere, timeout=WAIT)) == []
+        assert store.faults(nowhere, timeout=WAIT) == []
+        store.mend(nowhere, timeout=WAIT)
         store.delete(nowhere, [chunk_id(1)], timeout=WAIT)
         store.drop(nowhere, timeout=WAIT)
 
@@ -296,6 +299,44 @@ class VectorStoreContract:
         got = scores(store.keyword_search(index, "pie number42", 200, timeout=WAIT))
         expected = scores(store.keyword_search(alone, "pie number42", 200, timeout=WAIT))
         assert got == pytest.approx(expected, rel=0.05)
+
+    # ------------------------------------------------------------------ looking into it
+
+    def test_entries_come_in_the_order_of_their_ids_over_many_pages(self, store: VectorStore, index: IndexRef) -> None:
+        """What ``fsck`` relies on: both sides are merged by id."""
+        written = [entry(n, f"word{n}") for n in range(2300)]
+        for first in range(0, len(written), 500):
+            store.upsert(index, written[first : first + 500], timeout=WAIT)
+
+        found = list(store.entries(index, timeout=WAIT))
+
+        expected = sorted((e.chunk_id, e.document_id, e.generation, "") for e in written)
+        assert [tuple(one) for one in found] == expected
+
+    def test_a_chunk_has_one_entry_however_often_it_is_written(self, store: VectorStore, index: IndexRef) -> None:
+        other = entry(1, "another").model_copy(update={"document_id": str(uuid.uuid4()), "generation": 7})
+        store.upsert(index, [entry(1, "one"), entry(2, "two"), entry(1, "one again")], timeout=WAIT)
+        for _ in range(3):
+            store.upsert(index, [entry(1, "once more")], timeout=WAIT)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: store.upsert(index, [entry(1, "at once")], timeout=WAIT), range(8)))
+        store.upsert(index, [other], timeout=WAIT)
+
+        found = {one.chunk_id: one for one in store.entries(index, timeout=WAIT)}
+        assert len(list(store.entries(index, timeout=WAIT))) == len(found) == 2
+        assert (found[chunk_id(1)].document_id, found[chunk_id(1)].generation) == (other.document_id, 7)
+
+    def test_what_was_written_has_no_faults_and_mending_it_changes_nothing(
+        self, store: VectorStore, index: IndexRef
+    ) -> None:
+        store.upsert(index, PLANETS, timeout=WAIT)
+        before = store.keyword_search(index, "mercury earth", 10, timeout=WAIT)
+
+        assert store.faults(index, timeout=WAIT) == []
+        store.mend(index, timeout=WAIT)
+
+        assert store.keyword_search(index, "mercury earth", 10, timeout=WAIT) == before
+        assert len(list(store.entries(index, timeout=WAIT))) == len(PLANETS)
 
     # ------------------------------------------------------------------ failing
 

@@ -61,6 +61,7 @@ def environment(redis_url: str, database_url: str, standin_process: StandInProce
         "CELERIAC_RETRY_BACKOFF_MAX": "0.2",
         "CELERIAC_TASK_EVENTS": "false",
         "CELERIAC_PARSE_TIMEOUT": "2",
+        "CELERIAC_INGEST_PATIENCE": "6",
         "CELERIAC_PARSE_MEMORY_MB": "160",
     }
 

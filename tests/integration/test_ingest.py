@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pipeline.errors import Conflict
 from pipeline.ingest import flow
-from pipeline.types import KnowledgeBase, Run
+from pipeline.types import Batch, KnowledgeBase, Run
 from pipeline.wiring import Parts
 from tests.installation import (
     DEAFENS,
@@ -125,7 +126,8 @@ def test_a_run_sent_twice_does_its_work_once(client: Client, parts: Parts, kb: K
     write(docs, **{f"f{n}": f"Text number {n}." for n in range(20)})
     run_id = manifest(parts, kb, docs, batch_documents=2)
     client.start_run(run_id)
-    canvases.start(run_id).apply_async()
+    for step in (1, 1, 2, 3):  # a redelivered message, and some that come before their time
+        canvases.lane(run_id, 0, step).apply_async()
     assert over(parts, run_id).status == "done"
     assert parts.runs.failures(run_id) == []
     assert counts(parts, run_id) == {"done": 20}
@@ -133,17 +135,89 @@ def test_a_run_sent_twice_does_its_work_once(client: Client, parts: Parts, kb: K
     assert len(live_chunks(parts, kb)) == 20
 
 
-def test_a_cancelled_run_stops_and_stays_cancelled(client: Client, parts: Parts, kb: KnowledgeBase, docs: Path) -> None:
-    lines = [json.dumps({"_id": f"r{n}", "text": f"Record number {n}."}) for n in range(400)]
+def test_a_cancelled_run_stops_and_goes_on_when_it_is_resumed(
+    client: Client, parts: Parts, kb: KnowledgeBase, docs: Path
+) -> None:
+    lines = [json.dumps({"_id": f"r{n}", "text": f"Record number {n}."}) for n in range(160)]
     (docs / "records.jsonl").write_text("\n".join(lines))
     run_id = sent(client, parts, kb, docs, batch=2)
     eventually(lambda: counts(parts, run_id).get("done", 0) > 0)
-    assert parts.runs.finish(run_id, "cancelled")
-    seen = counts(parts, run_id)
-    assert seen["cancelled"] > 0
+    assert client.cancel_run(run_id)
     eventually(lambda: no_message_of(parts, run_id))
+    seen = counts(parts, run_id)
+    assert seen["parse"] > 0
     assert parts.runs.find(run_id).status == "cancelled"
-    assert counts(parts, run_id) == seen
+    assert not client.cancel_run(run_id)
+    assert client.resume_run(run_id) == 160 - seen["done"]
+    assert over(parts, run_id).status == "done"
+    assert counts(parts, run_id) == {"done": 160}
+    assert len(stored_chunks(parts, kb)) == 160
+    with pytest.raises(Conflict, match="nothing left"):
+        client.resume_run(run_id)
+
+
+def test_what_failed_is_tried_again_and_nothing_else(
+    client: Client, parts: Parts, kb: KnowledgeBase, docs: Path
+) -> None:
+    write(docs, **{f"f{n}": f"Text number {n}." for n in range(6)}, f6=" ", f7=KILLS)
+    run_id = sent(client, parts, kb, docs, batch=3)
+    assert over(parts, run_id).status == "done"
+    assert counts(parts, run_id) == {"done": 6, "failed": 2}
+    before = live_chunks(parts, kb)
+    write(docs, f0="Changed since, and not tried again.", f6="Mended.", f7="Mended too.")
+    assert client.retry_run(run_id) == 2
+    assert over(parts, run_id).status == "done"
+    assert counts(parts, run_id) == {"done": 8}
+    assert before < live_chunks(parts, kb) == stored_chunks(parts, kb)
+    assert "Mended." in live_texts(parts, kb)
+    with pytest.raises(Conflict, match="no failed source"):
+        client.retry_run(run_id)
+
+
+def test_an_end_that_is_sent_twice_ends_the_run_once(
+    client: Client, parts: Parts, kb: KnowledgeBase, docs: Path
+) -> None:
+    from tasks import canvases
+
+    write(docs, a="Stays.", b="Soon gone.")
+    over(parts, sent(client, parts, kb, docs))
+    (docs / "b.txt").unlink()
+    run_id = sent(client, parts, kb, docs, prune=True)
+    for _ in range(3):
+        canvases.end(run_id).apply_async()
+    run = over(parts, run_id)
+    eventually(lambda: no_message_of(parts, run_id))
+    assert (run.status, run.pruned, run.error) == ("done", 1, None)
+    assert live_texts(parts, kb) == ["Stays."]
+
+
+def test_what_is_begun_goes_first_and_a_large_run_last(app: Any, parts: Parts) -> None:
+    """In the order in which a worker takes them from a queue; nobody listens at this one."""
+    from tasks import broker
+
+    order = [("chunk", False), ("parse", False), ("chunk", True), ("parse", True)]
+    for stage, bulk in reversed(order):
+        batch = Batch(run_id="r", number=0, bulk=bulk)
+        app.tasks[f"ingest.{stage}"].apply_async((batch.encode(),), queue="control", task_id=f"order.{stage}.{bulk}")
+    keys = broker.keys_of("control")
+    ids = [json.loads(message)["headers"]["id"] for key in keys for message in parts.redis.lrange(key, 0, -1)]
+    parts.redis.delete(*keys)
+    assert ids == [f"order.{stage}.{bulk}" for stage, bulk in order]
+
+
+def test_a_small_run_overtakes_a_large_one(client: Client, parts: Parts, kb: KnowledgeBase, docs: Path) -> None:
+    lines = [json.dumps({"_id": f"r{n}", "text": f"Record number {n}."}) for n in range(240)]
+    (docs / "records.jsonl").write_text("\n".join(lines))
+    bulk = sent(client, parts, kb, docs, batch=2)
+    eventually(lambda: counts(parts, bulk).get("done", 0) > 4)
+    other, small = new_kb(parts), docs.parent / "small"
+    write(small, a="Owls hunt at night.")
+    urgent = sent(client, parts, other, small)
+    assert over(parts, urgent).status == "done"
+    left = 240 - counts(parts, bulk)["done"]
+    assert left > 0, "it did not wait for its end"
+    assert over(parts, bulk).status == "done"
+    assert counts(parts, bulk) == {"done": 240}
 
 
 def no_message_of(parts: Parts, run_id: str) -> bool:
@@ -172,6 +246,8 @@ def test_a_worker_with_other_settings_fails_the_items_with_the_cause(client: Cli
     assert run.error is not None
     assert run.error["code"] == "ModelMismatch"
     assert "CELERIAC_EMBEDDING_MODEL" in run.error["hint"]
+    (failure,) = parts.runs.failures(run_id)
+    assert (failure.code, failure.stage, failure.attempt) == ("ModelMismatch", "parse", 1)
 
 
 def test_a_run_whose_end_fails_says_why(client: Client, parts: Parts, kb: KnowledgeBase, docs: Path) -> None:
@@ -200,9 +276,9 @@ def test_a_document_that_brings_down_its_reader_fails_alone(
     run_id = sent(client, parts, kb, docs)
     run = over(parts, run_id)
     assert (run.status, run.error) == ("done", None)
-    ((key, cause),) = parts.runs.failures(run_id)
-    assert Path(key).name == "b.txt"
-    assert "the worker died" in cause["message"]
+    (failure,) = parts.runs.failures(run_id)
+    assert (Path(failure.document).name, failure.stage) == ("b.txt", "parse")
+    assert "workers died while they had only this document" in failure.message
     assert live_texts(parts, kb) == ["Bread rises.", "Owls hunt at night.", "Rivers flow."]
 
 
@@ -214,9 +290,9 @@ def test_a_document_that_never_ends_fails_alone_in_time(
     run_id = sent(client, parts, kb, docs)
     assert over(parts, run_id).status == "done"
     assert time.monotonic() - began < 10 * parts.settings.parse_timeout
-    ((key, cause),) = parts.runs.failures(run_id)
-    assert Path(key).name == "b.txt"
-    assert cause["hint"]
+    (failure,) = parts.runs.failures(run_id)
+    assert Path(failure.document).name == "b.txt"
+    assert failure.hint
     assert live_texts(parts, kb) == ["Bread rises.", "Owls hunt at night."]
 
 

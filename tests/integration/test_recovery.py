@@ -15,9 +15,21 @@ import sqlalchemy as sa
 
 from pipeline import settings
 from pipeline.errors import CeleriacError, DeadlineExceeded
+from pipeline.ingest import flow
 from pipeline.types import KnowledgeBase, Question
 from pipeline.wiring import Parts
-from tests.installation import counts, eventually, execute, live_texts, manifest, started, write
+from tests.installation import (
+    claimed,
+    counts,
+    eventually,
+    execute,
+    live_texts,
+    manifest,
+    run_stages,
+    scalars,
+    started,
+    write,
+)
 from tests.standin.fixture import StandInProcess
 from tests.workers import WorkerProcess
 
@@ -262,6 +274,21 @@ def test_a_question_that_was_just_submitted_is_left_alone(
 
 def silent(parts: Parts, run_id: str) -> None:
     execute(parts, "UPDATE runs SET heartbeat_at = now() - interval '1 hour' WHERE id = :id", id=run_id)
+    execute(parts, "UPDATE run_lanes SET sent_at = now() - interval '1 hour' WHERE run_id = :id", id=run_id)
+
+
+def step(parts: Parts, run_id: str, lane: int = 0) -> int:
+    (found,) = scalars(parts, "SELECT step FROM run_lanes WHERE run_id = :id AND lane = :lane", id=run_id, lane=lane)
+    return int(found)
+
+
+def in_lanes(parts: Parts, kb: KnowledgeBase, docs: Path) -> tuple[str, list[tuple[int, int]]]:
+    """A running run of 40 sources in 20 batches and several lanes, of which nothing is sent yet."""
+    write(docs, **{f"f{n}": f"Text number {n}." for n in range(40)})
+    run_id = manifest(parts, kb, docs, batch_documents=2)
+    parts.runs.start(run_id)
+    settings = parts.settings
+    return run_id, parts.batches.open_lanes(run_id, lanes=settings.waves_at_once, size=settings.wave_batches)
 
 
 def over(parts: Parts, run_id: str) -> str:
@@ -277,7 +304,108 @@ def test_a_run_whose_messages_vanished_goes_on_where_it_was(
     silent(parts, run_id)
     assert recovery.reconcile_runs(parts) == 1
     assert over(parts, run_id) == "done"
-    assert (parts.runs.find(run_id).epoch, counts(parts, run_id)) == (1, {"done": 2})
+    assert counts(parts, run_id) == {"done": 2}
+    assert live_texts(parts, kb) == ["Bread rises.", "Owls hunt at night."]
+
+
+def test_all_messages_of_a_run_may_vanish(parts: Parts, kb: KnowledgeBase, docs: Path, recovery: ModuleType) -> None:
+    """Given a Redis that forgot all lanes while they were under way, each of them is sent again, once."""
+    from tasks import canvases
+
+    run_id, lanes = in_lanes(parts, kb, docs)
+    for lane, number in lanes:
+        canvases.lane(run_id, lane, number).apply_async(queue="control")
+    silent(parts, run_id)
+    assert recovery.reconcile_runs(parts) == 0
+    assert parts.redis.delete(key(parts, "control")) == 1
+    assert recovery.reconcile_runs(parts) == len(lanes) > 1
+    assert recovery.reconcile_runs(parts) == 0
+    assert over(parts, run_id) == "done"
+    assert counts(parts, run_id) == {"done": 40}
+
+
+def test_one_lane_may_vanish_while_the_others_go_on(
+    parts: Parts, kb: KnowledgeBase, docs: Path, recovery: ModuleType
+) -> None:
+    from tasks import canvases
+
+    run_id, lanes = in_lanes(parts, kb, docs)
+    lost = lanes[0]
+    assert parts.batches.next_wave(run_id, *lost, 4), "its first wave was made, and vanished with its batches"
+    for lane, number in lanes[1:]:
+        canvases.lane(run_id, lane, number).apply_async()
+    eventually(lambda: counts(parts, run_id).get("done", 0) == 32)
+    assert parts.runs.find(run_id).status == "running"
+    silent(parts, run_id)
+    assert recovery.reconcile_runs(parts) == 1
+    assert over(parts, run_id) == "done"
+    assert counts(parts, run_id) == {"done": 40}
+
+
+def test_a_wave_of_which_a_task_breaks_is_sent_again(
+    parts: Parts, kb: KnowledgeBase, docs: Path, recovery: ModuleType
+) -> None:
+    """As where Redis goes away just when a stage hands its batch to the next one: that is no end of a run."""
+    from tasks import canvases
+
+    write(docs, a="Owls hunt at night.")
+    run_id = started(parts, kb, docs)
+    ((lane, number),) = parts.batches.open_lanes(run_id, lanes=1, size=4)
+    wave = parts.batches.next_wave(run_id, lane, number, 4)
+    assert wave is not None
+    canvas = canvases.following(run_id, lane, number + 1, wave)
+    canvas.tasks[0].tasks[0].args = ({"no": "batch"},)
+    canvas.apply_async()
+    eventually(lambda: parts.redis.llen(key(parts, "parse")) == 0 and run_id not in set(recovery._ids_in_flight(parts)))
+    assert parts.runs.find(run_id).status == "running"
+    silent(parts, run_id)
+    assert recovery.reconcile_runs(parts) == 1
+    assert over(parts, run_id) == "done"
+    assert counts(parts, run_id) == {"done": 1}
+
+
+def test_a_run_whose_end_vanished_ends(parts: Parts, kb: KnowledgeBase, docs: Path, recovery: ModuleType) -> None:
+    write(docs, a="Owls hunt at night.")
+    run_id = started(parts, kb, docs)
+    run_stages(parts, run_id, *flow.STAGES)
+    silent(parts, run_id)
+    assert recovery.reconcile_runs(parts) == 1
+    assert over(parts, run_id) == "done"
+
+
+def test_a_run_that_a_worker_holds_a_lease_of_is_left_alone(
+    parts: Parts, kb: KnowledgeBase, docs: Path, recovery: ModuleType
+) -> None:
+    write(docs, a="Owls hunt at night.")
+    run_id = started(parts, kb, docs)
+    sent = parts.batches.resend(run_id, 0)
+    assert sent is not None
+    assert parts.batches.next_wave(run_id, 0, sent, 4)
+    lease = claimed(parts, run_id)
+    with parts.leases.keeping(lease.holder):
+        silent(parts, run_id)
+        assert recovery.reconcile_runs(parts) == 0
+        parts.batches.release(lease)
+    assert recovery.reconcile_runs(parts) == 1
+    assert over(parts, run_id) == "done"
+
+
+def test_a_second_delivery_waits_for_the_first_and_gives_up_nothing(
+    parts: Parts, kb: KnowledgeBase, docs: Path
+) -> None:
+    """Given a batch that a living worker holds for longer than another has patience, nothing of it fails."""
+    from tasks import canvases
+
+    write(docs, a="Owls hunt at night.", b="Bread rises.")
+    run_id = started(parts, kb, docs)
+    ((lane, number),) = parts.batches.open_lanes(run_id, lanes=1, size=4)
+    lease = claimed(parts, run_id)
+    with parts.leases.keeping(lease.holder):
+        canvases.lane(run_id, lane, number).apply_async()
+        eventually(lambda: step(parts, run_id) >= number + 2, within=60)  # it lost patience, and the lane went on
+        assert counts(parts, run_id) == {"parse": 2}
+    assert over(parts, run_id) == "done"
+    assert counts(parts, run_id) == {"done": 2}
     assert live_texts(parts, kb) == ["Bread rises.", "Owls hunt at night."]
 
 
@@ -288,12 +416,13 @@ def test_a_run_that_waits_in_a_queue_is_left_alone(
 
     write(docs, a="Owls hunt at night.")
     run_id = started(parts, kb, docs)
-    canvases.start(run_id).apply_async(queue="control")
+    sent = parts.batches.resend(run_id, 0)
+    canvases.lane(run_id, 0, sent).apply_async(queue="control")
     silent(parts, run_id)
     assert recovery.reconcile_runs(parts) == 0
     let_go(parts, "ingest")
     assert over(parts, run_id) == "done"
-    assert parts.runs.find(run_id).epoch == 0
+    assert counts(parts, run_id) == {"done": 1}
 
 
 def test_a_run_whose_lister_was_killed_is_ended_with_what_to_do(

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.adapters.parsers.assembly import Assembly
+from pipeline.adapters.parsers.assembly import Assembly, normal_form, one_line
 from pipeline.adapters.parsers.text import decode
 from pipeline.errors import ParseFailed
+from pipeline.fields import ID_NAMES, field
 from pipeline.types import ParsedDocument, RecordFields, Source
 
 TEXT_NAMES = ("text", "content", "contents", "body", "passage", "abstract", "document", "page_content")
 TITLE_NAMES = ("title", "name", "headline", "subject")
+MAX_ALIASES = 100
+MAX_METADATA_BYTES = 16_384
+"""Of the fields that are asked for, as JSON."""
+GUESSED_METADATA_BYTES = 4_096
+"""Of the fields that are kept because nobody said which; a longer text among them is left out."""
+_GUESSED_CHARS = 500
 _SHOWN_FIELDS = 20
 _DELIMITERS = ",;\t|"
 
@@ -58,34 +66,84 @@ def _row(text: str, width: int) -> list[str]:
 
 
 def _document(record: Record, fields: RecordFields) -> ParsedDocument:
-    title = _configured(record, fields.title) if fields.title else _first(record, TITLE_NAMES)
+    title_name = fields.title or _first(record, TITLE_NAMES)
+    text_names = fields.text or tuple(name for name in [_first(record, TEXT_NAMES)] if name)
     assembly = Assembly()
-    for text in _texts(record, fields):
-        assembly.add(text)
-    return assembly.document(title)
-
-
-def _texts(record: Record, fields: RecordFields) -> Iterator[str]:
-    if fields.text:
-        yield from (_configured(record, name) for name in fields.text)
-    elif text := _first(record, TEXT_NAMES):
-        yield text
+    for name in text_names:
+        assembly.add(_configured(record, name))
+    if not text_names:
+        assembly.add("\n".join(f"{name}: {text}" if name else text for name, text in _scalars("", record)))
+    document = assembly.document(_configured(record, title_name) if title_name else "")
+    if fields.metadata:
+        metadata = _chosen(record, fields.metadata)
     else:
-        yield "\n".join(f"{name}: {text}" if name else text for name, text in _scalars("", record))
+        used = {title_name, *text_names, *fields.aliases, *([fields.id] if fields.id else ID_NAMES)}
+        metadata = _guessed(record, used) if text_names else {}
+    return document.model_copy(update={"aliases": _aliases(record, fields.aliases), "metadata": metadata})
+
+
+def _aliases(record: Record, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Each alias once, in order; a field holds one or a list of them, and may be missing."""
+    values = (field(record, name) for name in names)
+    listed = (one for value in values for one in (value if isinstance(value, list) else [value]))
+    found = (one_line(str(one)) for one in listed if isinstance(one, str | int | float) and not isinstance(one, bool))
+    return tuple(dict.fromkeys(alias for alias in found if alias))[:MAX_ALIASES]
+
+
+def _chosen(record: Record, names: tuple[str, ...]) -> dict[str, Any]:
+    values = {normal_form(name): _storable(field(record, name)) for name in names}
+    found = {name: value for name, value in values.items() if value is not None}
+    size = _size(found)
+    if size > MAX_METADATA_BYTES:
+        hint = "Keep fewer or smaller fields: --metadata-field."
+        raise ParseFailed(f"Its metadata have {size:,} bytes; the limit is {MAX_METADATA_BYTES:,}.", hint)
+    return found
+
+
+def _guessed(record: Record, used: set[str]) -> dict[str, Any]:
+    """Scalars of the record that have no other use, the first ones that there is room for."""
+    found: dict[str, Any] = {}
+    room = GUESSED_METADATA_BYTES
+    for name, value in record.items():
+        scalar = _storable(value) if isinstance(value, str | int | float) else None
+        if scalar in (None, "") or name in used or (isinstance(scalar, str) and len(scalar) > _GUESSED_CHARS):
+            continue
+        room -= _size({name: scalar})
+        if room >= 0:
+            found[normal_form(name)] = scalar
+    return found
+
+
+def _storable(value: Any) -> Any:
+    """A JSON value as Postgres takes it: no control characters, no lone surrogates, no NaN."""
+    if isinstance(value, str):
+        return normal_form(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, list):
+        return [_storable(inner) for inner in value]
+    if isinstance(value, dict):
+        return {normal_form(str(key)): _storable(inner) for key, inner in value.items()}
+    return value
+
+
+def _size(metadata: dict[str, Any]) -> int:
+    return len(json.dumps(metadata, ensure_ascii=False).encode())
 
 
 def _configured(record: Record, name: str) -> str:
-    if name not in record:
+    value = field(record, name)
+    if value is None and name not in record:
         names = ", ".join(list(record)[:_SHOWN_FIELDS]) or "none"
         raise ParseFailed(f"The record has no field '{name}'.", f"Its fields are: {names}.")
-    return _text(record[name])
+    return _text(value)
 
 
 def _first(record: Record, names: tuple[str, ...]) -> str:
-    """The first of the fields ``names``, in whatever case, that holds text."""
-    by_name = {name.lower(): value for name, value in record.items()}
-    values = (by_name.get(name) for name in names)
-    return next((value for value in values if isinstance(value, str) and value.strip()), "")
+    """The field's name that is the first of ``names``, in whatever case, to hold text; '' where none does."""
+    by_name = {name.lower(): name for name in record}
+    found = (by_name[name] for name in names if name in by_name)
+    return next((name for name in found if isinstance(record[name], str) and record[name].strip()), "")
 
 
 def _text(value: Any) -> str:

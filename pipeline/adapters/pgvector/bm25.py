@@ -64,11 +64,16 @@ def encode(counts: TermCounts, average: float) -> bytes:
 
 def decode(sparsevec: bytes, length: int, average: float) -> TermCounts:
     """The counts that :func:`encode` was given, from its result and what it was made with."""
-    _, size, _ = _HEADER.unpack_from(sparsevec)
-    terms = np.frombuffer(sparsevec, ">i4", size, _HEADER.size).astype(np.int32)
-    weights = np.frombuffer(sparsevec, ">f4", size, _HEADER.size + 4 * size).astype(np.float64)
+    terms = decode_terms(sparsevec)
+    weights = np.frombuffer(sparsevec, ">f4", len(terms), _HEADER.size + 4 * len(terms)).astype(np.float64)
     frequencies = weights * _norm(length, average) / (K1 + 1 - weights)
     return TermCounts(terms, np.rint(frequencies).astype(np.int32))
+
+
+def decode_terms(sparsevec: bytes) -> NDArray[np.int32]:
+    """Its terms alone, ascending."""
+    _, size, _ = _HEADER.unpack_from(sparsevec)
+    return np.frombuffer(sparsevec, ">i4", size, _HEADER.size).astype(np.int32)
 
 
 def _norm(length: int, average: float) -> float:

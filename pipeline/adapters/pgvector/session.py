@@ -40,6 +40,20 @@ def transaction(engine: sa.Engine, timeout: float) -> Iterator[psycopg.Connectio
         connection.commit()
 
 
+@contextmanager
+def snapshot(engine: sa.Engine, timeout: float) -> Iterator[psycopg.Connection]:
+    """A transaction that only reads, all of it as of one moment; ``timeout`` is for each statement."""
+    with _explaining(), _borrowed(engine) as connection:
+        connection.isolation_level, connection.read_only = psycopg.IsolationLevel.REPEATABLE_READ, True
+        try:
+            connection.execute(_TIMEOUT, {"timeout": _milliseconds(timeout)})
+            yield connection
+        finally:
+            if not connection.closed:
+                connection.rollback()
+                connection.isolation_level = connection.read_only = None
+
+
 def search(
     engine: sa.Engine,
     statement: bytes,

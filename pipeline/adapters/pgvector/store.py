@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
 
-from pipeline.adapters.pgvector import statistics
+from pipeline.adapters.pgvector import audit, statistics
 from pipeline.adapters.pgvector.keywords import KeywordWriter, search_keywords
 from pipeline.adapters.pgvector.maintenance import Upkeep
 from pipeline.adapters.pgvector.session import search, transaction
 from pipeline.adapters.pgvector.tables import Catalogue, Tables
 from pipeline.adapters.pgvector.vectors import exact_bound, refuse_unusable, search_vectors, upsert_vectors
 from pipeline.errors import BadSettings
+from pipeline.seams import StoredEntry
 from pipeline.types import Hit, IndexEntry, IndexRef, Vector
 
 _OLDEST = (0, 8)
@@ -120,6 +121,20 @@ class PgvectorStore:
                 f"pgvector {version} is too old.", "Install 0.8 or newer; then ALTER EXTENSION vector UPDATE."
             )
         return f"pgvector {version} on PostgreSQL {server}"
+
+    def entries(self, index: IndexRef, *, timeout: float) -> Iterator[StoredEntry]:
+        """All entries by id; one that lacks its vector or its keywords says so."""
+        return audit.entries(self._engine, index, timeout=timeout)
+
+    def faults(self, index: IndexRef, *, timeout: float) -> list[str]:
+        """Halves of entries, and statistics of the keyword branch that aren't those of the chunks there are."""
+        return audit.faults(self._engine, index, timeout=timeout) if self._exists(Tables.of(index), timeout) else []
+
+    def mend(self, index: IndexRef, *, timeout: float) -> None:
+        """Delete halves and count the statistics anew; writers of this knowledge base wait meanwhile."""
+        if self._exists(Tables.of(index), timeout):
+            audit.mend(self._engine, index, timeout=timeout)
+            self._upkeep(index, timeout)
 
     def _write(self, index: IndexRef, entries: Sequence[IndexEntry], timeout: float) -> bool:
         tables = Tables.of(index)

@@ -14,15 +14,17 @@ from pipeline.types import Batch, BatchOutcome, IngestStage, Lease, RunItem, Sou
 
 # ---------------------------------------------------------------------- leases
 
+# The clock, not the beginning of the transaction: that may lie before a wait for the row.
 _LOOK = sa.text("""
 SELECT b.stage, b.holder IS NOT NULL AS held, b.first_item, b.last_item, b.lease_item, b.deaths, b.crash,
-    CASE WHEN b.holder IS NOT NULL THEN extract(epoch FROM b.lease_until - now())::float8 END AS seconds_left
+    CASE WHEN b.holder IS NOT NULL THEN extract(epoch FROM b.lease_until - clock_timestamp())::float8 END
+        AS seconds_left
 FROM run_batches b JOIN runs r ON r.id = b.run_id
 WHERE b.run_id = :run_id AND b.number = :number AND b.stage = :stage AND r.status = 'running' FOR UPDATE OF b
 """)
 _TAKE = sa.text("""
-UPDATE run_batches SET holder = :holder, lease_until = now() + make_interval(secs => :seconds), lease_item = NULL,
-    fence = fence + 1, deaths = :deaths
+UPDATE run_batches SET holder = :holder, lease_until = clock_timestamp() + make_interval(secs => :seconds),
+    lease_item = NULL, fence = fence + 1, deaths = :deaths
 WHERE run_id = :run_id AND number = :number RETURNING fence
 """)
 _COUNT_CRASH = sa.text("UPDATE run_items SET crashes = crashes + 1 WHERE run_id = :run_id AND number = :item")
@@ -31,7 +33,7 @@ SELECT number, key, source, document_id::text, generation, crashes FROM run_item
 WHERE run_id = :run_id AND number BETWEEN :first AND :last AND status = 'queued' ORDER BY number
 """)
 _RENEW = sa.text("""
-UPDATE run_batches SET lease_until = now() + make_interval(secs => :seconds) WHERE holder = ANY(:holders)
+UPDATE run_batches SET lease_until = clock_timestamp() + make_interval(secs => :seconds) WHERE holder = ANY(:holders)
 """)
 
 
@@ -77,17 +79,19 @@ SELECT count(*) FROM failed
 """)
 _RECORD = _under_lease("""
 UPDATE run_batches SET done = done + :done, unchanged = unchanged + :unchanged, failed = failed + :failed,
-    chunks = chunks + :chunks, embedded = embedded + :embedded
+    chunks = chunks + :chunks, embedded = embedded + :embedded, lease_item = NULL
 """)
 _MOVE_ON = _under_lease("""
 UPDATE run_batches SET holder = NULL, lease_item = NULL, deaths = 0, crash = NULL,
     stage = CASE WHEN done + unchanged + failed >= items THEN 'over' ELSE :next END
 """)
+_ABANDONED = sa.text("""
+SELECT b.first_item AS first, b.last_item AS last FROM run_batches b JOIN runs r ON r.id = b.run_id
+WHERE b.run_id = :run_id AND b.number = :number AND b.stage = :stage AND r.status = 'running'
+  AND (b.holder IS NULL OR b.lease_until <= now()) FOR UPDATE OF b
+""")
 _OPEN_ITEMS = sa.text("""
-SELECT i.number FROM run_items i JOIN run_batches b
-    ON b.run_id = i.run_id AND i.number BETWEEN b.first_item AND b.last_item
-WHERE b.run_id = :run_id AND b.number = :number AND b.stage = :stage AND i.status = 'queued'
-  AND (b.holder IS NULL OR b.lease_until < now()) FOR UPDATE OF b
+SELECT number FROM run_items WHERE run_id = :run_id AND number BETWEEN :first AND :last AND status = 'queued'
 """)
 _GIVE_UP = sa.text("""
 UPDATE run_batches SET stage = 'over', holder = NULL, fence = fence + 1, failed = failed + :failed
@@ -116,11 +120,14 @@ _LEFT_OPEN = sa.text("""
 SELECT number, stage FROM run_batches WHERE run_id = :run_id AND lane = :lane AND stage <> 'over'
 ORDER BY number LIMIT :limit
 """)
+# As a plain subquery it may be run once per row, with a limit for each: then one lane takes all there is.
 _NEXT = sa.text("""
-UPDATE run_batches b SET lane = :lane FROM (
+WITH n AS MATERIALIZED (
     SELECT number FROM run_batches WHERE run_id = :run_id AND lane IS NULL AND stage <> 'over'
     ORDER BY number LIMIT :limit FOR UPDATE SKIP LOCKED
-) n WHERE b.run_id = :run_id AND b.number = n.number RETURNING b.number, b.stage
+)
+UPDATE run_batches b SET lane = :lane FROM n
+WHERE b.run_id = :run_id AND b.number = n.number RETURNING b.number, b.stage
 """)
 _ANY_OPEN = sa.text("SELECT EXISTS (SELECT FROM run_batches WHERE run_id = :run_id AND stage <> 'over')")
 _IS_LONGER = sa.text("SELECT EXISTS (SELECT FROM run_batches WHERE run_id = :run_id OFFSET :size)")
@@ -215,14 +222,18 @@ class Batches:
                 connection.execute(_MOVE_ON, _ours(lease) | {"next": next_stage})
 
     def give_up(self, batch: Batch, stage: IngestStage, error: CeleriacError, *, attempt: int) -> None:
-        """End all open items of a batch that is at this stage, and that nobody works on, with one cause."""
+        """End a batch that is at this stage, its open items with one cause; but not where somebody is at work on it, or
+        the run is over: it may be resumed.
+        """
         place = {"run_id": batch.run_id, "number": batch.number}
         with transaction(self._engine) as connection:
-            numbers = list(connection.execute(_OPEN_ITEMS, {**place, "stage": stage}).scalars())
-            if numbers:
-                errors = dict.fromkeys(numbers, error)
-                failed = _fail(connection, batch.run_id, errors, stage=stage, attempt=attempt)
-                connection.execute(_GIVE_UP, {**place, "failed": failed})
+            bounds = connection.execute(_ABANDONED, {**place, "stage": stage}).mappings().first()
+            if bounds is None:
+                return
+            numbers = connection.execute(_OPEN_ITEMS, {"run_id": batch.run_id, **bounds}).scalars()
+            errors = dict.fromkeys(numbers, error)
+            failed = _fail(connection, batch.run_id, errors, stage=stage, attempt=attempt)
+            connection.execute(_GIVE_UP, {**place, "failed": failed})
 
     def _write_items(self, connection: sa.Connection, lease: Lease, outcome: BatchOutcome, attempt: int) -> int:
         run_id = lease.batch.run_id

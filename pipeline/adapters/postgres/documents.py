@@ -200,6 +200,11 @@ class Documents:
             connection.execute(_SWITCH, {"rows": _versions(versions)})
             return {(row[0], row[1]) for row in connection.execute(_OUTDATED, {"rows": _versions(versions)})}
 
+    def outdated(self, versions: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Those whose document is gone, or live at a newer generation."""
+        with statement(self._engine) as connection:
+            return {(row[0], row[1]) for row in connection.execute(_OUTDATED, {"rows": _versions(versions)})}
+
     def superseded_chunks(self, document_ids: Sequence[str]) -> list[str]:
         """Ids of chunks that belong to generations older than the live one."""
         with statement(self._engine) as connection:

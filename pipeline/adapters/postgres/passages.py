@@ -24,11 +24,16 @@ FROM documents WHERE kb_id = :kb_id AND (:status = '' OR status = :status) ORDER
 """)
 _SHOW = sa.text("""
 SELECT d.id::text, d.key, d.origin, d.title, d.format, d.status, d.chunk_count AS chunks,
-    d.live_generation AS generation, d.content_hash, d.error, d.created_at, d.updated_at,
+    d.aliases, d.metadata, d.live_generation AS generation, d.content_hash, d.error, d.created_at, d.updated_at,
     coalesce(length(v.text), 0) AS characters
 FROM documents d LEFT JOIN document_versions v ON v.document_id = d.id AND v.generation = d.live_generation
 WHERE d.kb_id = :kb_id AND (d.id::text = :name OR d.key = :name OR d.origin = :name)
 ORDER BY d.key LIMIT 2
+""")
+_COUNT_UNDER = sa.text("""
+SELECT count(*) FROM documents d WHERE d.kb_id = :kb_id
+  AND EXISTS (SELECT FROM unnest(CAST(:roots AS text[])) AS root
+              WHERE d.origin = root OR starts_with(d.origin, rtrim(root, '/') || '/'))
 """)
 _CHUNKS = sa.text("""
 SELECT c.id::text AS chunk_id, c.document_id::text, d.title, d.key AS source, c.page, c.section,
@@ -71,6 +76,12 @@ class Passages:
         if len(rows) > 1:
             raise NotFound(f"{name!r} holds many documents.", "Name one by its id or key; see `manage.py docs list`.")
         return dict(rows[0])
+
+    def count_under(self, kb_id: str, roots: Sequence[str]) -> int:
+        """How many documents came from under these paths, spelled as origins are."""
+        with statement(self._engine) as connection:
+            found = connection.execute(_COUNT_UNDER, {"kb_id": kb_id, "roots": list(roots)})
+            return int(found.scalar_one())
 
     def chunks(self, document_id: str) -> list[Passage]:
         """The live chunks of a document in order, with text."""

@@ -28,7 +28,11 @@ SELECT :run_id, :number, :first, :last, :items, CASE kind WHEN 'reembed' THEN 'e
 FROM runs WHERE id = :run_id AND CAST(:items AS integer) > 0
 """)
 _BEAT = sa.text("UPDATE runs SET heartbeat_at = now() WHERE id = :id AND status = 'discovering'")
-_START = sa.text("UPDATE runs SET status = 'running' WHERE id = :id AND status = 'discovering'")
+# With its first lane: should nobody come to open the others, the sweep finds that one silent and sends the run.
+_START = sa.text("""
+WITH started AS (UPDATE runs SET status = 'running' WHERE id = :id AND status = 'discovering' RETURNING id)
+INSERT INTO run_lanes (run_id, lane) SELECT id, 0 FROM started
+""")
 _FIND = sa.text("""
 SELECT r.id::text, r.status, r.kind, r.options, r.pruned, r.error, k.id::text AS kb_id, t.name AS tenant, k.name,
     k.embedding_model, k.dimensions, k.store, k.created_at
@@ -60,6 +64,8 @@ ORDER BY failed_at, number LIMIT :limit
 _FINISH = sa.text("""
 UPDATE runs SET status = :status, error = CAST(:error AS jsonb), pruned = pruned + :pruned, finished_at = now()
 WHERE id = :id AND status IN ('discovering', 'running')
+  -- A late message of an end that was before the run went on again ends nothing.
+  AND (:status <> 'done' OR NOT EXISTS (SELECT FROM run_batches WHERE run_id = :id AND stage <> 'over'))
 """)
 _CANCEL_ALL = sa.text("""
 UPDATE runs SET status = 'cancelled', finished_at = now()
@@ -73,15 +79,11 @@ _LOCK = sa.text("""
 SELECT status, EXISTS (SELECT FROM run_lanes l WHERE l.run_id = runs.id) AS listed FROM runs WHERE id = :id FOR UPDATE
 """)
 _COUNT_OPEN = sa.text("SELECT coalesce(sum(items), 0) FROM run_batches WHERE run_id = :id AND stage <> 'over'")
+# A batch's `failed` counts exactly the items that are queued again with it.
 _REQUEUE_BATCHES = sa.text("""
-UPDATE run_batches b SET failed = b.failed - f.failed, lane = NULL, holder = NULL, deaths = 0, crash = NULL,
+UPDATE run_batches b SET failed = 0, lane = NULL, holder = NULL, deaths = 0, crash = NULL,
     stage = CASE kind WHEN 'reembed' THEN 'embed' ELSE 'parse' END
-FROM runs r, (
-    SELECT b.number, count(*) AS failed FROM run_batches b JOIN run_items i
-        ON i.run_id = b.run_id AND i.number BETWEEN b.first_item AND b.last_item
-    WHERE b.run_id = :id AND b.failed > 0 AND i.status = 'failed' GROUP BY b.number
-) f
-WHERE r.id = :id AND b.run_id = :id AND b.number = f.number
+FROM runs r WHERE r.id = :id AND b.run_id = :id AND b.failed > 0
 """)
 _REQUEUE_ITEMS = sa.text("""
 UPDATE run_items SET status = 'queued', error = NULL, stage = NULL, attempt = NULL, failed_at = NULL, crashes = 0,
@@ -158,7 +160,9 @@ class Runs:
     # ------------------------------------------------------------------ ending, and going on
 
     def finish(self, run_id: str, status: RunStatus, *, error: CeleriacError | None = None, pruned: int = 0) -> bool:
-        """End the run; False: it was over already. Sources that are open stay so: the run may go on later."""
+        """End the run; False: it was over already, or is not ``done`` because sources are open. Those stay so: the run
+        may go on later.
+        """
         values = {
             "id": run_id,
             "status": status,

@@ -15,6 +15,7 @@ from weaviate.classes.config import (
     Tokenization,
     VectorDistances,
 )
+from weaviate.collections.classes.config import CollectionConfig
 from weaviate.exceptions import UnexpectedStatusCodeError
 
 from pipeline.adapters.weaviate.errors import failure
@@ -45,6 +46,28 @@ def ensure_collection(client: WeaviateClient, index: IndexRef) -> None:
     if not client.collections.use(name).config.get().multi_tenancy_config.enabled:
         hint = f"Delete {name} in Weaviate and ingest again."
         raise failure(RequestRejected, f"collection {name} exists and has no multi-tenancy", hint)
+
+
+def deviations(client: WeaviateClient, index: IndexRef) -> list[str]:
+    """Where the collection of ``index``'s model is not as :func:`ensure_collection` makes it; none where there is none.
+    Scores of such a collection mean something else.
+    """
+    name = collection_name(index)
+    if not client.collections.exists(name):
+        return []
+    config = client.collections.use(name).config.get()
+    found = [] if config.multi_tenancy_config.enabled else [f"collection {name} has no multi-tenancy"]
+    if not any(p.name == KEYWORDS and p.tokenization == Tokenization.WORD for p in config.properties):
+        found.append(f"collection {name} does not split its {KEYWORDS} into words")
+    if _distance(config) != VectorDistances.COSINE:
+        found.append(f"collection {name} does not compare vectors by cosine")
+    return found
+
+
+def _distance(config: CollectionConfig) -> object:
+    named = (config.vector_config or {}).get("default")
+    vector_index = named.vector_index_config if named else config.vector_index_config
+    return getattr(vector_index, "distance_metric", None)
 
 
 def _create(client: WeaviateClient, name: str, index: IndexRef) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -18,12 +18,14 @@ from pipeline.adapters.weaviate.collection import (
     GENERATION,
     KEYWORDS,
     collection_name,
+    deviations,
     ensure_collection,
 )
 from pipeline.adapters.weaviate.connection import Connection
 from pipeline.adapters.weaviate.errors import UPSTREAM, failure, one_line
 from pipeline.adapters.weaviate.words import Stems
 from pipeline.errors import ModelMismatch, RequestRejected, ServerFault
+from pipeline.seams import StoredEntry
 from pipeline.types import Hit, IndexEntry, IndexRef, Vector
 
 INSERT_SLICE: Final = 200
@@ -141,6 +143,21 @@ class WeaviateStore:
             self._connection.check_grpc()
         return f"Weaviate {version}, gRPC ok"
 
+    def entries(self, index: IndexRef, *, timeout: float) -> Iterator[StoredEntry]:
+        """All entries by id, as Weaviate's cursor gives them; their vectors are looked at on the way."""
+        after: UUID | None = None
+        while page := self._page_of_entries(index, after, timeout):
+            yield from page
+            after = UUID(page[-1].chunk_id)
+
+    def faults(self, index: IndexRef, *, timeout: float) -> list[str]:
+        """Where the collection is not as Celeriac makes it. Statistics of keywords are Weaviate's own."""
+        with self._connection.call(timeout) as client:
+            return deviations(client, index)
+
+    def mend(self, index: IndexRef, *, timeout: float) -> None:
+        """Nothing: what :meth:`faults` finds can't be changed in a collection that holds objects."""
+
     def close(self) -> None:
         """Close this process's connections; a later call opens them again."""
         self._connection.close()
@@ -154,12 +171,23 @@ class WeaviateStore:
                 # A missing index has no status of its own, so ask; only after a failure, it costs two requests.
                 if _exists(client, index):
                     raise
+                # The next write has to make it: Weaviate's auto-schema would make another kind of collection.
+                self._ensured.discard(collection_name(index))
                 return None
 
     def _page_of_ids(self, index: IndexRef, after: UUID | None, timeout: float) -> list[UUID]:
         def page(tenant: Collection[Any, Any]) -> list[UUID]:
             found = tenant.query.fetch_objects(limit=PAGE, after=after, return_properties=[])
             return [one.uuid for one in found.objects]
+
+        return self._on_tenant(index, timeout, page) or []
+
+    def _page_of_entries(self, index: IndexRef, after: UUID | None, timeout: float) -> list[StoredEntry]:
+        def page(tenant: Collection[Any, Any]) -> list[StoredEntry]:
+            found = tenant.query.fetch_objects(
+                limit=PAGE, after=after, return_properties=[DOCUMENT_ID, GENERATION], include_vector=True
+            )
+            return [_entry(one.uuid, one.properties, one.vector, index.dimensions) for one in found.objects]
 
         return self._on_tenant(index, timeout, page) or []
 
@@ -185,6 +213,15 @@ def _tenant(client: WeaviateClient, index: IndexRef) -> Collection[Any, Any]:
 def _exists(client: WeaviateClient, index: IndexRef) -> bool:
     name = collection_name(index)
     return client.collections.exists(name) and client.collections.use(name).tenants.exists(index.kb_id)
+
+
+def _entry(uuid: UUID, properties: Mapping[str, Any], vectors: Mapping[str, Any], dimensions: int) -> StoredEntry:
+    vector = vectors.get("default")
+    broken = "" if vector else "no vector"
+    if vector and len(vector) != dimensions:
+        broken = f"a vector of {len(vector)} dimensions"
+    # Weaviate leaves out a property that was never set.
+    return StoredEntry(str(uuid), str(properties.get(DOCUMENT_ID) or ""), int(properties.get(GENERATION) or 0), broken)
 
 
 def _insert(tenant: Collection[Any, Any], entries: Sequence[DataObject[dict[str, Any], None]]) -> None:

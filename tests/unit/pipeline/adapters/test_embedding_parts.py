@@ -132,6 +132,14 @@ def test_after_a_refusal_nothing_more_is_sent(standin: StandInProcess, embedder:
     assert asked(standin) == sent
 
 
+def test_where_the_first_request_is_slow_the_rest_follows_it(standin: StandInProcess, embedder: Make) -> None:
+    """The others don't wait for its outcome for so long, but this call has not failed for that."""
+    standin.configure(embedding_latency=1.3)
+    found, error = collected(embedder(proven=False, max_texts=40).embed_parts(TEXTS, timeout=5))
+    assert error is None
+    assert len(found) == len(TEXTS)
+
+
 def test_questions_are_not_held_up_by_a_closed_gate(standin: StandInProcess, embedder: Make) -> None:
     standin.configure(faults=[{"kind": "status", "status": 429, "retry_after": 60, "count": 1}])
     bulk = embedder(proven=False)

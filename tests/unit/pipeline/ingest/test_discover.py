@@ -62,10 +62,10 @@ def test_unknown_kinds_links_to_nowhere_and_pipes_are_reported(tmp_path: Path) -
         [tmp_path],
         fields=RecordFields(),
         max_record_bytes=LIMIT,
-        on_skip=lambda path, reason: skipped.append(f"{path.name}: {reason}"),
+        on_skip=lambda path, reason: skipped.append(f"{Path(path).name}: {reason}"),
     )
     assert list(sources) == []
-    assert skipped == [
+    assert sorted(skipped) == [
         "a.bin: '.bin' is not a known kind of document",
         "b.txt: No such file or directory",
         "c.txt: not a regular file",

@@ -44,6 +44,13 @@ def test_batches_hold_so_many_tokens_and_a_larger_source_is_alone() -> None:
     assert counts == [2, 3, 4, 5]
 
 
+def test_few_sources_that_are_fetched_share_a_batch() -> None:
+    """Their size isn't known, and each may take its time."""
+    urls = (Source(key=f"u{n}", origin=f"https://example.org/{n}", format="html") for n in range(6))
+    ledger, _ = written(urls, max_documents=128, max_tokens=100_000)
+    assert [len(batch) for batch in ledger.batches.values()] == [4, 2]
+
+
 def test_nothing_found_is_nothing_written() -> None:
     assert (written([])[0].batches, written([])[1]) == ({}, [])
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,33 @@ def test_a_file_that_shrank_since_discovery_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(10)
+def test_a_file_is_never_read_as_it_was_at_no_moment(tmp_path: Path) -> None:
+    """While somebody rewrites it in place it has one content or the other, or can't be read."""
+    path, over = tmp_path / "a", threading.Event()
+    path.write_bytes(b"a" * 4_000_000)
+
+    def rewrite() -> None:
+        with path.open("r+b") as file:
+            for letter in itertools.cycle((b"b", b"a")):
+                os.pwrite(file.fileno(), letter * 4_000_000, 0)
+                if over.is_set():
+                    return
+
+    def read_often() -> None:
+        for _ in range(5):
+            assert len(set(read_source(source(path), max_bytes=4_000_000))) == 1
+
+    writer = threading.Thread(target=rewrite)
+    writer.start()
+    try:
+        with pytest.raises(UnreadableSource, match="changed while it was read"):
+            read_often()
+    finally:
+        over.set()
+        writer.join()
+    read_often()
+
+
 @pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
 def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path, kind: str) -> None:
     path = Path("/dev/zero") if kind == "device" else tmp_path / kind

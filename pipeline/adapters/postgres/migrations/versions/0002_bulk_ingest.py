@@ -101,6 +101,7 @@ ALTER TABLE run_items DROP CONSTRAINT run_items_status_check,
     ADD COLUMN updated_at timestamptz NOT NULL DEFAULT now(),
     ADD CONSTRAINT run_items_status_check CHECK
         (status IN ('queued', 'parsed', 'chunked', 'embedded', 'done', 'unchanged', 'failed', 'cancelled'));
+ALTER TABLE run_items ALTER COLUMN batch DROP DEFAULT;
 CREATE INDEX run_items_batch ON run_items (run_id, batch);
 CREATE INDEX run_items_open ON run_items (run_id, batch) WHERE status IN ('queued', 'parsed', 'chunked', 'embedded');
 DROP INDEX runs_newest;

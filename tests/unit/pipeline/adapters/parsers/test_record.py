@@ -36,6 +36,46 @@ def test_a_configured_field_that_is_missing_fails_with_the_names_there_are(field
         parsed({"text": "x", "other": 1}, fields)
 
 
+def test_aliases_come_from_texts_and_lists_once_each_and_may_be_missing() -> None:
+    record = {"text": "x", "aka": ["ACK", " late\nack ", "", None, {"no": 1}], "code": 7, "other": "ACK"}
+    fields = RecordFields(aliases=("aka", "code", "other", "absent"))
+    assert parsed(record, fields).aliases == ("ACK", "late ack", "7")
+
+
+def test_fields_may_lie_at_dotted_paths() -> None:
+    record = {"doc": {"body": "B", "head": {"title": "T"}, "aka": ["A"], "tags": ["x"]}}
+    names = {"text": ("doc.body",), "title": "doc.head.title", "aliases": ("doc.aka",), "metadata": ("doc.tags",)}
+    document = parsed(record, RecordFields.decode(names))
+    assert (document.text, document.title, document.aliases) == ("B", "T", ("A",))
+    assert document.metadata == {"doc.tags": ["x"]}
+
+
+def test_scalars_without_another_use_are_kept_as_metadata() -> None:
+    record = {"id": 1, "title": "T", "text": "x", "aka": "a", "lang": "de", "n": 3, "ok": False, "none": None}
+    odd = {"nan": float("nan"), "list": [1], "essay": "x" * 1000, "empty": ""}
+    assert parsed(record | odd, RecordFields(aliases=("aka",))).metadata == {"lang": "de", "n": 3, "ok": False}
+
+
+def test_guessed_metadata_have_a_bound_and_those_asked_for_have_one_that_is_told() -> None:
+    record = {"text": "x"} | {f"f{n}": "y" * 400 for n in range(100)}
+    assert 5 < len(parsed(record).metadata) < 12
+    with pytest.raises(ParseFailed, match=r"metadata have 41,\d+ bytes; the limit is 16,384"):
+        parsed(record, RecordFields(metadata=tuple(f"f{n}" for n in range(100))))
+
+
+def test_aliases_and_metadata_hold_nothing_that_postgres_refuses() -> None:
+    record = {"text": "x", "aka": "a\0b", "k\0": "v\0\ud800", "deep": {"n\0": [float("inf"), "\0"]}}
+    document = parsed(record, RecordFields(aliases=("aka",), metadata=("k\0", "deep")))
+    assert document.aliases == ("ab",)
+    assert "\\u0000" not in json.dumps(document.metadata)
+    assert "\\ud800" not in json.dumps(document.metadata)
+    assert "Infinity" not in json.dumps(document.metadata)
+
+
+def test_a_record_written_out_as_a_whole_has_no_metadata_beside() -> None:
+    assert parsed({"sku": "x1", "price": 2}).metadata == {}
+
+
 def test_without_a_text_field_all_scalars_are_written_out() -> None:
     record = {"sku": "x1", "price": 2.5, "tags": ["a", "b"], "size": {"w": 1}, "sold": True, "none": None}
     assert parsed(record).text == "sku: x1\nprice: 2.5\ntags: a\ntags: b\nsize.w: 1\nsold: true"

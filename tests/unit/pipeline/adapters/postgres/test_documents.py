@@ -8,6 +8,7 @@ import pytest
 from pipeline.ingest.chunk import chunk_id
 from pipeline.types import Block, Draft, DraftChunk, KnowledgeBase, RunOptions, Source
 from pipeline.wiring import Parts
+from tests.installation import execute
 
 AWKWARD = "Größe 🧨👩‍👩‍👧‍👦 “quoted” 'single' \"double\" \\back %s {brace} \t tab\u2028line\n"
 
@@ -41,8 +42,11 @@ def pieces(kb: KnowledgeBase, document: str, generation: int, *texts: str) -> li
 
 
 def registered(parts: Parts, kb: KnowledgeBase, key: str = "/a") -> tuple[str, int]:
-    found = parts.documents.register(kb.id, [source(key)])[key]
-    return found.id, found.generation
+    return parts.documents.register(kb.id, [source(key)])[key]
+
+
+def live_hash(parts: Parts, kb: KnowledgeBase, key: str = "/a") -> str | None:
+    return parts.documents.known(kb.id, [key])[key].content_hash
 
 
 def published(parts: Parts, kb: KnowledgeBase, key: str = "/a", *texts: str) -> tuple[str, int]:
@@ -66,9 +70,32 @@ def test_each_registration_reserves_a_generation_of_its_own(parts: Parts, kb: Kn
 
 def test_many_sources_are_registered_by_key_and_a_double_once(parts: Parts, kb: KnowledgeBase) -> None:
     found = parts.documents.register(kb.id, [source("/a"), source("/b"), source("/a")])
-    assert {key: each.generation for key, each in found.items()} == {"/a": 1, "/b": 1}
-    assert all(found[key].key == key and found[key].content_hash is None for key in found)
+    assert {key: generation for key, (_, generation) in found.items()} == {"/a": 1, "/b": 1}
+    assert len({document for document, _ in found.values()}) == 2
     assert parts.documents.register(kb.id, []) == {}
+
+
+def test_what_is_known_of_a_document_before_its_source_is_read(parts: Parts, kb: KnowledgeBase) -> None:
+    published(parts, kb, "/a")
+    parts.documents.register(kb.id, [source("/b", origin="/file")])
+    known = parts.documents.known(kb.id, ["/a", "/b", "/c"])
+    assert {key: (each.content_hash, each.origin, each.failed) for key, each in known.items()} == {
+        "/a": ("h1", "/a", False),
+        "/b": (None, "/file", False),
+    }
+    assert parts.documents.known(kb.id, []) == {}
+
+
+def test_a_live_document_is_confirmed_with_its_new_origin_and_without_its_error(
+    parts: Parts, kb: KnowledgeBase
+) -> None:
+    published(parts, kb, "/a")
+    registered(parts, kb, "/b")
+    execute(parts, """UPDATE documents SET error = '{"code": "ParseFailed"}' WHERE kb_id = :kb""", kb=kb.id)
+    parts.documents.confirm(kb.id, [source("/a", origin="/moved"), source("/b"), source("/unknown")])
+    known = parts.documents.known(kb.id, ["/a", "/b"])
+    assert (known["/a"].origin, known["/a"].failed) == ("/moved", False)
+    assert known["/b"].failed, "nothing of it is live: its failure stands"
 
 
 def test_two_knowledge_bases_have_documents_of_their_own(parts: Parts, kb: KnowledgeBase) -> None:
@@ -81,9 +108,9 @@ def test_the_hash_of_the_live_generation_is_what_a_source_is_compared_with(parts
     version = registered(parts, kb)
     parts.documents.save_drafts([draft(*version)])
     parts.documents.save_chunks(kb.id, [version], pieces(kb, *version, "one"))
-    assert parts.documents.register(kb.id, [source("/a")])["/a"].content_hash is None
+    assert live_hash(parts, kb) is None
     parts.documents.switch([version])
-    assert parts.documents.register(kb.id, [source("/a")])["/a"].content_hash == "h1"
+    assert live_hash(parts, kb) == "h1"
 
 
 # --------------------------------------------------------------------------- drafts and chunks
@@ -153,7 +180,7 @@ def test_a_switch_never_goes_back(parts: Parts, kb: KnowledgeBase) -> None:
     parts.documents.switch([(document, second)])
     parts.documents.switch([(document, first)])
     assert [passage.text for passage in parts.passages.chunks(document)] == ["g2"]
-    assert parts.documents.register(kb.id, [source("/a")])["/a"].content_hash == "h2"
+    assert live_hash(parts, kb) == "h2"
 
 
 def test_a_generation_without_a_chunk_never_goes_live(parts: Parts, kb: KnowledgeBase) -> None:
@@ -217,7 +244,7 @@ def test_a_hidden_document_is_in_no_answer_and_its_chunks_of_all_generations_are
 )
 def test_only_what_lies_under_a_root_can_vanish(root: str, gone: set[str], parts: Parts, kb: KnowledgeBase) -> None:
     keys = {"/a/b", "/a/b/x", "/a/bc", "/a/b%/x", "/a/b_/x", "/z"}
-    by_id = {each.id: key for key, each in parts.documents.register(kb.id, [source(key) for key in keys]).items()}
+    by_id = {each[0]: key for key, each in parts.documents.register(kb.id, [source(key) for key in keys]).items()}
     run_id = str(uuid.uuid4())
     parts.runs.create(run_id, kb.id, RunOptions(roots=(root,)))
     assert {by_id[found] for found in parts.documents.vanished(kb.id, run_id, [root])} == gone
@@ -229,7 +256,7 @@ def test_what_the_run_met_has_not_vanished(parts: Parts, kb: KnowledgeBase) -> N
     run_id = str(uuid.uuid4())
     parts.runs.create(run_id, kb.id, RunOptions(roots=("/a",)))
     parts.runs.add(run_id, 0, [(0, source("/a/1")), (1, source("/a/3"))])
-    assert parts.documents.vanished(kb.id, run_id, ["/a"]) == [by_key["/a/2"].id]
+    assert parts.documents.vanished(kb.id, run_id, ["/a"]) == [by_key["/a/2"][0]]
 
 
 def test_without_a_root_nothing_vanishes(parts: Parts, kb: KnowledgeBase) -> None:

@@ -14,8 +14,10 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.adapters.postgres.engine import make_engine
+from pipeline.adapters.postgres.runs import Runs
 from pipeline.adapters.postgres.schema import Schema
-from pipeline.errors import BadSettings
+from pipeline.errors import BadSettings, Conflict
+from pipeline.types import RunOptions, Source
 from pipeline.wiring import Parts
 
 ROOT = Path(__file__).resolve().parents[5]
@@ -100,3 +102,90 @@ def test_without_a_migration_every_ledger_says_what_to_do(empty_database: str) -
         parts.knowledge_bases.list("default")
     parts.close()
     assert "manage.py" in caught.value.hint
+
+
+# --------------------------------------------------------------------------- 0001 and 0002, with rows in them
+
+OLD = """
+INSERT INTO tenants (name) VALUES ('t');
+INSERT INTO knowledge_bases (tenant_id, name, embedding_model, dimensions, store)
+    SELECT id, 'kb', 'm', 3, 'pgvector' FROM tenants;
+INSERT INTO runs (id, kb_id, status, options)
+    SELECT gen_random_uuid(), k.id, s, '{}' FROM knowledge_bases k,
+        unnest(ARRAY['discovering', 'running', 'done', 'failed', 'cancelled']) s;
+INSERT INTO run_items (run_id, number, batch, key, source, status)
+    SELECT r.id, n, 0, 'k' || n, '{"key": "k", "origin": "k", "format": "text"}', s FROM runs r,
+        unnest(ARRAY['queued', 'parsed', 'chunked', 'embedded', 'done', 'unchanged', 'failed', 'cancelled'])
+        WITH ORDINALITY AS i(s, n)
+"""
+
+
+def move(database: str, direction: str, revision: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "pipeline" / "adapters" / "postgres" / "migrations"))
+    engine = make_engine(database, pool=1, connect_timeout=5, statement_timeout=30)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        getattr(command, direction)(config, revision)
+    engine.dispose()
+
+
+def rows(engine: sa.Engine, statement: str) -> list[tuple[object, ...]]:
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(sa.text(statement))]
+
+
+def test_runs_that_were_open_when_bulk_ingest_came_are_ended_with_what_to_do(
+    empty_database: str, engine: sa.Engine
+) -> None:
+    """They have no batches: nobody would ever go on with them."""
+    move(empty_database, "upgrade", "0001")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(OLD)
+    move(empty_database, "upgrade", "0002")
+    ended = rows(
+        engine, "SELECT error->>'code', error->>'hint' FROM runs WHERE status = 'failed' AND error IS NOT NULL"
+    )
+    assert ended == [("InternalFault", "Ingest again.")] * 2
+    assert rows(engine, "SELECT status, count(*) FROM runs GROUP BY 1 ORDER BY 1") == [
+        ("cancelled", 1),
+        ("done", 1),
+        ("failed", 3),
+    ]
+    states = rows(engine, "SELECT status, count(*) FROM run_items GROUP BY 1 ORDER BY 1")
+    assert states == [("done", 5), ("failed", 5), ("queued", 25), ("unchanged", 5)]
+    ledger = Runs(engine)
+    ((cancelled,),) = rows(engine, "SELECT id::text FROM runs WHERE status = 'cancelled'")
+    with pytest.raises(Conflict) as caught:
+        ledger.reopen(str(cancelled))
+    assert "Ingest again" in caught.value.hint
+
+
+def test_the_way_back_keeps_the_rows_and_can_be_gone_again(empty_database: str, engine: sa.Engine) -> None:
+    move(empty_database, "upgrade", "0001")
+    before = rows(engine, COLUMNS)
+    indexes = rows(engine, INDEXES)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(OLD)
+    move(empty_database, "upgrade", "0002")
+    (kb,) = rows(engine, "SELECT id::text FROM knowledge_bases")
+    ledger = Runs(engine)
+    ledger.create(run_id := str(uuid.uuid4()), str(kb[0]), RunOptions())
+    ledger.add(run_id, 0, [(0, Source(key="k", origin="k", format="text"))])
+    ledger.start(run_id)
+    move(empty_database, "downgrade", "0001")
+    assert rows(engine, COLUMNS) == before
+    assert rows(engine, INDEXES) == indexes
+    assert rows(engine, "SELECT count(*) FROM run_items") == [(41,)]
+    move(empty_database, "upgrade", "0002")
+    assert rows(engine, f"SELECT status FROM runs WHERE id = '{run_id}'") == [("failed",)]
+
+
+COLUMNS = """
+SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns
+WHERE table_schema = 'public' ORDER BY 1, 2
+"""
+INDEXES = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
