@@ -228,8 +228,9 @@ class CountingEmbedder:
 
     def embed_parts(self, texts: Sequence[str], *, timeout: float) -> Iterator[EmbeddedPart]:
         """As the real one."""
-        self.texts += texts
-        return self._inner.embed_parts(texts, timeout=timeout)
+        for part in self._inner.embed_parts(texts, timeout=timeout):
+            self.texts += texts[part.first : part.first + len(part.vectors)]
+            yield part
 
 
 class Pad:
