@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.adapters.postgres.schema import Schema
     from pipeline.adapters.redis_stream import AnswerStreams
     from pipeline.leases import LeaseKeeper
+    from pipeline.pacing import Pace
 
 T = TypeVar("T")
 
@@ -230,7 +231,22 @@ class Parts:
             max_texts=settings.embed_batch_texts,
             max_tokens=settings.embed_batch_tokens,
             concurrency=settings.embed_concurrency,
+            pace=self.embedding_pace,
         )
+
+    @once
+    def embedding_pace(self) -> Pace:
+        """How fast ingest may call the embedding service, agreed with all other workers."""
+        from pipeline.adapters.redis_pace import RedisGateStore
+        from pipeline.gate import LocalGateStore
+        from pipeline.pacing import Pace
+
+        if self.settings.redis_url is None:  # a command that runs without a broker
+            return Pace("openai", LocalGateStore(), most=self.settings.embed_concurrency)
+        store = RedisGateStore(
+            self.redis, namespace=self.settings.namespace, upstream="openai", model=self.settings.embedder_name
+        )
+        return Pace("openai", store, most=self.settings.embed_concurrency)
 
     @once
     def generator(self) -> Generator:
