@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import redis.exceptions
 import structlog
 from celery import bootsteps
 from celery.worker import state
@@ -32,7 +33,21 @@ class ForgivingQoS(transport.QoS):
             _log.warning("messages not given back on a broken connection", error=str(error))
 
 
-transport.Channel.QoS = ForgivingQoS
+class HonestChannel(transport.Channel):
+    """Says that its connection is gone in a way that kombu knows how to mend, with a new connection. Its own is an
+    AttributeError, which loses the message that was to be sent and ends a prefork worker.
+    """
+
+    QoS = ForgivingQoS
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        if self.connection is None:
+            raise redis.exceptions.ConnectionError("the channel was closed with its connection")
+        parameters: dict[str, Any] = super()._connparams(asynchronous)
+        return parameters
+
+
+transport.Transport.Channel = HonestChannel
 
 
 class GiveBack(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterator
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,52 +23,89 @@ Positions = NDArray[np.int64]
 Tokens = tuple[tuple[int, ...], tuple[int, ...]]
 """Ids, and where in the text each token starts."""
 
-# Everything but the beginning of a text falls into these: a word with the spaces, or the ends of lines, before it.
-# To the tokenizer a space and U+2581 are the same.
+# A text is one of these after the other: a word with the spaces, or the ends of lines, before it. To the tokenizer a
+# space and U+2581 are the same.
 _PIECE = re.compile(r"[ ▁]+[^ ▁\n]*|\n+[^ ▁\n]*|[^ ▁\n]+")
+_WORD = re.compile(r" [^ ▁\n]+")
 _CACHED_PIECES = 100_000
 _CACHED_CHARS = 32
 # A piece may be a line of a megabyte without a space: the tokenizer takes the square of a length.
 _WINDOW_CHARS = 16_384
+_WORDS_AT_ONCE = _WINDOW_CHARS // _CACHED_CHARS - 1
 
 _known: dict[str, Tokens] = {}
+# What a text begins with has no other piece before it, and so other tokens.
+_known_beginnings: dict[str, Tokens] = {}
 
 
 def token_starts(text: str) -> Positions:
     """The position in ``text`` where each token begins, ascending."""
     starts: list[int] = []
-    for base, (_, offsets) in _pieces(text):
+    base = 0
+    for piece, (_, offsets) in zip(*_pieces(text), strict=True):
         if len(offsets) == 1:  # its start: most words are one token
             starts.append(base)
         else:
             starts += [base + offset for offset in offsets]
+        base += len(piece)
     return np.array(starts, np.int64)
 
 
 def token_ids(text: str) -> list[int]:
     """The ids of the tokens of ``text``, without special ones."""
-    return [token for _, (ids, _) in _pieces(text) for token in ids]
+    return list(chain.from_iterable([ids for ids, _ in _pieces(text)[1]]))
 
 
-def _pieces(text: str) -> Iterator[tuple[int, Tokens]]:
-    """Each piece's place in the text, and its tokens with places counted from there."""
-    found = _PIECE.finditer(text)
-    for piece in found:  # the first one has no space before it but what it brings
-        yield 0, _encoded(piece[0])
-        break
-    for piece in found:
-        word = piece[0]
-        tokens = _known.get(word)
-        yield piece.start(), _learned(word) if tokens is None else tokens
+def _pieces(text: str) -> tuple[list[str], list[Tokens]]:
+    """The pieces of a text, and the tokens of each with places counted from the piece's start."""
+    pieces: list[str] = _PIECE.findall(text)
+    if not pieces:
+        return [], []
+    new = {piece for piece in pieces[1:] if piece not in _known}
+    if new:
+        _make_room(_known, len(new))
+        words = [piece for piece in new if len(piece) <= _CACHED_CHARS and _WORD.fullmatch(piece)]
+        for first in range(0, len(words), _WORDS_AT_ONCE):
+            _learn_words(words[first : first + _WORDS_AT_ONCE])
+    known = _known
+    return pieces, [_beginning(pieces[0]), *[known.get(piece) or _learned(piece) for piece in pieces[1:]]]
+
+
+def _beginning(piece: str) -> Tokens:
+    tokens = _known_beginnings.get(piece)
+    if tokens is None:
+        tokens = _encoded(piece)
+        if len(piece) <= _CACHED_CHARS:
+            _make_room(_known_beginnings, 1)
+            _known_beginnings[piece] = tokens
+    return tokens
+
+
+def _learn_words(words: list[str]) -> None:
+    """Many words in one call of the tokenizer, which costs as much as the words do: one after the other, after a word
+    of no consequence, they are a text.
+    """
+    ids, starts = _encoded("a" + "".join(words))
+    at, end = 1, 1  # the token of "a", and where the words begin
+    for word in words:
+        end += len(word)
+        first = at
+        while at < len(starts) and starts[at] < end:
+            at += 1
+        begin = end - len(word)
+        _known[word] = (ids[first:at], tuple(start - begin for start in starts[first:at]))
 
 
 def _learned(piece: str) -> Tokens:
     tokens = _within(piece)
     if len(piece) <= _CACHED_CHARS:
-        if len(_known) >= _CACHED_PIECES:
-            _known.clear()
         _known[piece] = tokens
     return tokens
+
+
+def _make_room(known: dict[str, Tokens], wanted: int) -> None:
+    if len(known) + wanted > _CACHED_PIECES:
+        known.clear()
 
 
 def _within(piece: str) -> Tokens:
