@@ -74,6 +74,7 @@ def test_only_what_can_pass_by_itself_is_worth_another_try() -> None:
         "TimedOut",
         "RateLimited",
         "ServerFault",
+        "Busy",
     }
 
 
