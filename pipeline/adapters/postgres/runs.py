@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -45,7 +45,7 @@ SELECT r.id::text, r.kind, t.name AS tenant, k.name AS kb, r.status, r.created_a
 FROM (
     SELECT r.* FROM runs r JOIN knowledge_bases k ON k.id = r.kb_id JOIN tenants t ON t.id = k.tenant_id
     WHERE t.name = :tenant AND (:status = '' OR r.status = :status)
-      AND r.id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid)
+      AND r.id BETWEEN CAST(:lowest AS uuid) AND CAST(:highest AS uuid)
     ORDER BY r.created_at DESC LIMIT :limit
 ) r JOIN knowledge_bases k ON k.id = r.kb_id JOIN tenants t ON t.id = k.tenant_id
 LEFT JOIN LATERAL (
@@ -163,12 +163,12 @@ class Runs:
         with statement(self._engine) as connection:
             return [_failure(row) for row in connection.execute(_FAILURES, values).mappings()]
 
-    def matching(self, tenant: str, prefix: str, limit: int = 20) -> Sequence[RunSummary]:
+    def matching(self, tenant: str, prefix: str, limit: int = 20) -> list[RunSummary]:
         """Runs of a tenant whose id begins so, newest first; none where that is no beginning of an id."""
         digits = prefix.replace("-", "").lower()
         if not _BEGINNING.fullmatch(digits):
             return []
-        return self._list(tenant, "", limit, first=digits.ljust(_DIGITS, "0"), last=digits.ljust(_DIGITS, "f"))
+        return self._summaries(tenant, "", limit, lowest=digits.ljust(_DIGITS, "0"), highest=digits.ljust(_DIGITS, "f"))
 
     # ------------------------------------------------------------------ ending, and going on
 
@@ -220,6 +220,11 @@ class Runs:
         with statement(self._engine) as connection:
             return list(connection.execute(_ABANDONED, {"seconds": seconds}).scalars())
 
+    def _summaries(self, tenant: str, status: str, limit: int, *, lowest: str, highest: str) -> list[RunSummary]:
+        values = {"tenant": tenant, "status": status, "limit": limit, "lowest": lowest, "highest": highest}
+        with statement(self._engine) as connection:
+            return [RunSummary.model_validate(dict(row)) for row in connection.execute(_LIST, values).mappings()]
+
     def _lock_ended(self, connection: sa.Connection, run_id: str) -> None:
         row = connection.execute(_LOCK, {"id": run_id}).mappings().first()
         if row is None:
@@ -231,12 +236,7 @@ class Runs:
 
     def list(self, tenant: str, status: str = "", limit: int = 20) -> list[RunSummary]:
         """Runs of a tenant, newest first."""
-        return self._list(tenant, status, limit, first="0" * _DIGITS, last="f" * _DIGITS)
-
-    def _list(self, tenant: str, status: str, limit: int, *, first: str, last: str) -> list[RunSummary]:
-        values = {"tenant": tenant, "status": status, "limit": limit, "first": first, "last": last}
-        with statement(self._engine) as connection:
-            return [RunSummary.model_validate(dict(row)) for row in connection.execute(_LIST, values).mappings()]
+        return self._summaries(tenant, status, limit, lowest="0" * _DIGITS, highest="f" * _DIGITS)
 
 
 def _run(row: Mapping[Any, Any]) -> Run:

@@ -381,4 +381,4 @@ def test_runs_are_found_by_the_beginning_of_their_id_among_those_of_their_tenant
 @pytest.mark.parametrize("prefix", ["", "-", "xyz", "ab%", "a" * 33])
 def test_what_begins_no_id_matches_no_run(prefix: str, parts: Parts, kb: KnowledgeBase) -> None:
     parts.runs.create(str(uuid.uuid4()), kb.id, RunOptions())
-    assert list(parts.runs.matching(kb.tenant, prefix)) == []
+    assert parts.runs.matching(kb.tenant, prefix) == []
