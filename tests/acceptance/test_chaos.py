@@ -1,5 +1,5 @@
-"""The short form of ``python -m tests.chaos``: one seed, fewer documents, pgvector; docs/operations.md has the long one,
-also for Weaviate.
+"""The short form of ``python -m tests.chaos``: one seed, fewer documents, pgvector alone; docs/operations.md has the
+long one.
 """
 
 from __future__ import annotations
