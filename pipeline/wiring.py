@@ -311,8 +311,8 @@ class Parts:
     @property
     def reading(self) -> Reading:
         """How sources are read; a change of it makes every document count as changed."""
-        cut = f"{self.settings.chunk_tokens}/{self.settings.chunk_overlap_tokens}"
         settings = self.settings
+        cut = f"{settings.chunk_tokens}/{settings.chunk_overlap_tokens}/{settings.parent_tokens}"
         return Reading(
             max_bytes=settings.max_source_bytes,
             max_record_bytes=settings.max_record_bytes,

@@ -131,7 +131,14 @@ def _parse(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> B
 
 
 def _chunk(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
-    return chunk(items, run, documents=parts.documents, chunker=parts.chunker, bound=parts.bound_document)
+    return chunk(
+        items,
+        run,
+        documents=parts.documents,
+        chunker=parts.chunker,
+        parent_tokens=parts.settings.parent_tokens,
+        bound=parts.bound_document,
+    )
 
 
 def _embed(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:

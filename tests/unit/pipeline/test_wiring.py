@@ -119,11 +119,12 @@ def test_there_is_a_reranker_where_an_address_says_so() -> None:
 
 def test_another_way_of_cutting_is_another_fingerprint() -> None:
     prints = {
-        parts_of(chunk_tokens=size, chunk_overlap_tokens=overlap).reading.fingerprint
+        parts_of(chunk_tokens=size, chunk_overlap_tokens=overlap, parent_tokens=parent).reading.fingerprint
         for size in (100, 200)
         for overlap in (0, 20)
+        for parent in (0, 1200)
     }
-    assert len(prints) == 4
+    assert len(prints) == 8
 
 
 def test_a_worker_warms_up_though_every_service_is_down() -> None:
