@@ -82,12 +82,12 @@ def _work(lease: Lease, parts: Parts, attempt: int) -> None:
     stage, following = _STAGES[lease.stage]
     items = parts.batches.items(lease)
     if not _is_suspect(lease, parts):
-        parts.batches.record(lease, stage(items, run, parts, lease), attempt=attempt, next_stage=following)
+        parts.batches.record(lease, stage(items, run, parts), attempt=attempt, next_stage=following)
         return
     chunks = 0
     for item in _spared(items, lease, parts, attempt):
         parts.batches.alone(lease, item.number)
-        outcome = stage([item], run, parts, lease)
+        outcome = stage([item], run, parts)
         # Whoever takes over cuts all of them again: counted at the end, they count once.
         chunks += outcome.chunks
         parts.batches.record(lease, outcome.model_copy(update={"chunks": 0}), attempt=attempt)
@@ -118,7 +118,7 @@ def _require_match(run: Run, parts: Parts) -> None:
     require_match(run.kb, embedding_model=parts.settings.embedder_name, store=parts.settings.store_name)
 
 
-def _parse(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
+def _parse(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
     return parse(
         items,
         run,
@@ -130,7 +130,7 @@ def _parse(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> B
     )
 
 
-def _chunk(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
+def _chunk(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
     return chunk(
         items,
         run,
@@ -141,7 +141,7 @@ def _chunk(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> B
     )
 
 
-def _embed(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
+def _embed(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
     return embed(
         items,
         run,
@@ -153,7 +153,7 @@ def _embed(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> B
     )
 
 
-def _upsert(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
+def _upsert(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
     outcome = upsert(
         items,
         run,
@@ -172,7 +172,7 @@ def _is_running(run_id: str, parts: Parts) -> bool:
 
 
 # By name: the stage, and what comes after it.
-_STAGES: dict[IngestStage, tuple[Callable[[Sequence[RunItem], Run, Parts, Lease], BatchOutcome], str]] = {
+_STAGES: dict[IngestStage, tuple[Callable[[Sequence[RunItem], Run, Parts], BatchOutcome], str]] = {
     "parse": (_parse, "chunk"),
     "chunk": (_chunk, "embed"),
     "embed": (_embed, "upsert"),
