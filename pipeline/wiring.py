@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.adapters.postgres.schema import Schema
     from pipeline.adapters.redis_stream import AnswerStreams
     from pipeline.leases import LeaseKeeper
+    from pipeline.pacing import Pace
 
 T = TypeVar("T")
 
@@ -88,14 +89,12 @@ class Parts:
     @once
     def engine(self) -> sa.Engine:
         """The pool of Postgres connections."""
-        from pipeline.adapters.postgres.engine import make_engine
+        return self._engine(self.settings.database_pool)
 
-        return make_engine(
-            self.database_url,
-            pool=self.settings.database_pool,
-            connect_timeout=self.settings.connect_timeout,
-            statement_timeout=self.settings.statement_timeout,
-        )
+    @once
+    def lease_engine(self) -> sa.Engine:
+        """A connection that nothing but the renewal of leases uses: work that takes all others can't cost them."""
+        return self._engine(1)
 
     @once
     def redis(self) -> redis.Redis:
@@ -170,9 +169,11 @@ class Parts:
     @once
     def leases(self) -> LeaseKeeper:
         """What keeps this process's leases alive."""
+        from pipeline.adapters.postgres.batches import Batches
         from pipeline.leases import LeaseKeeper
 
-        return LeaseKeeper(self.batches.renew, every=self.settings.heartbeat_ttl / 4)
+        ttl = self.settings.heartbeat_ttl
+        return LeaseKeeper(Batches(self.lease_engine, lease_seconds=ttl).renew, every=ttl / 4)
 
     @once
     def inspection(self) -> Inspection:
@@ -230,7 +231,22 @@ class Parts:
             max_texts=settings.embed_batch_texts,
             max_tokens=settings.embed_batch_tokens,
             concurrency=settings.embed_concurrency,
+            pace=self.embedding_pace,
         )
+
+    @once
+    def embedding_pace(self) -> Pace:
+        """How fast ingest may call the embedding service, agreed with all other workers."""
+        from pipeline.adapters.redis_pace import RedisGateStore
+        from pipeline.gate import LocalGateStore
+        from pipeline.pacing import Pace
+
+        if self.settings.redis_url is None:  # a command that runs without a broker
+            return Pace("openai", LocalGateStore(), most=self.settings.embed_concurrency)
+        store = RedisGateStore(
+            self.redis, namespace=self.settings.namespace, upstream="openai", model=self.settings.embedder_name
+        )
+        return Pace("openai", store, most=self.settings.embed_concurrency)
 
     @once
     def generator(self) -> Generator:
@@ -323,8 +339,19 @@ class Parts:
                 part.close()
         if "redis" in self.__dict__:
             self.redis.close()
-        if "engine" in self.__dict__:
-            self.engine.dispose()
+        for name in ("engine", "lease_engine"):
+            if name in self.__dict__:
+                self.__dict__[name].dispose()
+
+    def _engine(self, pool: int) -> sa.Engine:
+        from pipeline.adapters.postgres.engine import make_engine
+
+        return make_engine(
+            self.database_url,
+            pool=pool,
+            connect_timeout=self.settings.connect_timeout,
+            statement_timeout=self.settings.statement_timeout,
+        )
 
 
 def _weaviate(settings: Settings) -> VectorStore:

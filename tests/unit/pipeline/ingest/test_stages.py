@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from pipeline.errors import InternalFault, ModelMismatch
 from pipeline.ingest import flow
 from pipeline.ingest.chunk import chunk_id
 from pipeline.ingest.upsert import upsert
-from pipeline.seams import Embeddings
+from pipeline.seams import EmbeddedPart
 from pipeline.types import IndexEntry, IndexRef, KnowledgeBase, ParsedDocument, Vector
 from pipeline.wiring import Parts
 from tests.installation import (
@@ -200,17 +200,25 @@ class Exploding:
 
 
 @pytest.mark.parametrize("part", ["parsers", "chunker"])
-@pytest.mark.parametrize("error", [RecursionError("too\ndeep"), MemoryError(), ValueError("nul \x00 half \ud83d")])
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (RecursionError("too\ndeep"), "InternalFault", "RecursionError: too deep"),
+        (MemoryError(), "ParseFailed", "more memory than"),
+        (ValueError("nul \x00 half \ud83d"), "InternalFault", "ValueError: nul"),
+    ],
+    ids=["RecursionError", "MemoryError", "ValueError"],
+)
 def test_whatever_a_parser_or_chunker_throws_is_the_fate_of_one_document(
-    part: str, error: Exception, parts: Parts, kb: KnowledgeBase, tmp_path: Path
+    part: str, error: Exception, code: str, said: str, parts: Parts, kb: KnowledgeBase, tmp_path: Path
 ) -> None:
     write(tmp_path, a="Owls hunt at night.")
     bad = Exploding(error)
     run_id = ingest(with_(parts, **{part: {"text": bad} if part == "parsers" else bad}), kb, tmp_path)
     assert counts(parts, run_id) == {"failed": 1}
     (cause,) = parts.runs.failures(run_id)
-    assert cause.code == "InternalFault"
-    assert type(error).__name__ in cause.message
+    assert cause.code == code
+    assert said in cause.message
     assert "\n" not in cause.message
 
 
@@ -279,8 +287,8 @@ class Short:
 
     model, dimensions = "wordllama-256", 256
 
-    def embed(self, texts: Sequence[str], *, timeout: float) -> Embeddings:
-        return Embeddings(vectors=tuple(np.ones(3, dtype=np.float32) for _ in texts))
+    def embed_parts(self, texts: Sequence[str], *, timeout: float) -> Iterator[EmbeddedPart]:
+        yield EmbeddedPart(first=0, vectors=tuple(np.ones(3, dtype=np.float32) for _ in texts))
 
 
 class Forgetful:
