@@ -140,4 +140,7 @@ def tokenizer() -> Tokenizer:
     loaded = Tokenizer.from_file(str(files[0]))
     loaded.no_truncation()
     loaded.no_padding()
+    # A document that tells of "</s>" has a word of these letters, no end in its middle. As a token of its own it would
+    # also change the tokens of the word after it, and these are learned for all texts.
+    loaded.encode_special_tokens = True
     return loaded

@@ -54,6 +54,14 @@ def test_many_new_words_at_once_are_each_learned_whole() -> None:
     assert_same(text)
 
 
+@pytest.mark.parametrize("special", ["<s>", "</s>", "<unk>"])
+def test_what_looks_like_a_special_token_is_text_and_leaves_the_words_beside_it_as_they_are(special: str) -> None:
+    assert_same(f"a {special} natural x{special} motion{special} {special}{special} needs no force {special}y")
+    for word in ("natural", "motion", "needs", "no", "force"):
+        assert_same(f"a {word}")
+    assert not {0, 1, 2} & set(token_ids(f"a {special}"))
+
+
 def test_the_cache_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama_tokens, "_CACHED_PIECES", 50)
     for number in range(40):
