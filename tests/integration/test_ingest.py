@@ -245,7 +245,7 @@ def test_a_worker_with_other_settings_fails_the_items_with_the_cause(client: Cli
     assert run.status == "failed"
     assert run.error is not None
     assert run.error["code"] == "ModelMismatch"
-    assert "CELERIAC_EMBEDDING_MODEL" in run.error["hint"]
+    assert "OPENAI_API_KEY" in run.error["hint"]
     (failure,) = parts.runs.failures(run_id)
     assert (failure.code, failure.stage, failure.attempt) == ("ModelMismatch", "parse", 1)
 

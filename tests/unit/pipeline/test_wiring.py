@@ -4,12 +4,15 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.errors import BadSettings
+from pipeline.errors import BadSettings, ModelMismatch
 from pipeline.settings import Settings
+from pipeline.types import KnowledgeBase
 from pipeline.wiring import Parts, once
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -105,6 +108,49 @@ def test_the_settings_choose_the_models(settings: dict[str, str], embedder: str,
     parts.close()
 
 
+@pytest.mark.parametrize(
+    ("settings", "model", "dimensions", "is_default"),
+    [
+        ({}, "wordllama-256", 256, True),
+        ({"OPENAI_API_KEY": "k"}, "wordllama-256", 256, False),
+        ({"OPENAI_API_KEY": "k"}, "text-embedding-3-small", 1536, True),
+        ({"OPENAI_API_KEY": "k"}, "text-embedding-3-small", 512, False),
+        ({"OPENAI_API_KEY": "k", "embedding_dimensions": 512}, "text-embedding-3-small", 512, True),
+        ({"OPENAI_API_KEY": "k", "embedding_dimensions": 512}, "text-embedding-3-small", 1536, False),
+        ({"OPENAI_API_KEY": "k"}, "text-embedding-3-large", 3072, False),
+        ({"OPENAI_API_KEY": "k", "embedding_model": "own"}, "own", 7, True),
+    ],
+)
+def test_a_knowledge_base_gets_its_own_model_built_once(
+    settings: dict[str, Any], model: str, dimensions: int, is_default: bool
+) -> None:
+    parts, kb = parts_of(**settings), kb_of(model, dimensions)
+    found = parts.embedder_for(kb)
+    assert found is parts.embedder_for(kb)
+    assert (found is parts.embedder) == is_default
+    assert found.model == model
+    if model != "own":  # that one's size would have to be asked for
+        assert found.dimensions == dimensions
+    parts.close()
+
+
+def test_a_model_that_can_not_be_had_is_no_reason_to_take_another() -> None:
+    with pytest.raises(ModelMismatch, match="text-embedding-3-small"):
+        parts_of().embedder_for(kb_of("text-embedding-3-small", 1536))
+
+
+def kb_of(model: str, dimensions: int) -> KnowledgeBase:
+    return KnowledgeBase(
+        id="k",
+        tenant="t",
+        name="docs",
+        embedding_model=model,
+        dimensions=dimensions,
+        store="pgvector",
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+
+
 def test_there_is_a_reranker_where_an_address_says_so() -> None:
     assert parts_of().reranker is None
     parts = parts_of(rerank_url="http://127.0.0.1:9/rerank", rerank_api_key="k")
@@ -131,8 +177,9 @@ def test_a_worker_warms_up_though_every_service_is_down() -> None:
 
 def test_closing_closes_what_was_built_and_builds_nothing(parts: Parts, redis_url: str) -> None:
     unused = parts_of()
+    empty = set(vars(unused))
     unused.close()
-    assert set(vars(unused)) == {"settings"}
+    assert set(vars(unused)) == empty
     used = parts_of(REDIS_URL=redis_url, DATABASE_URL=parts.database_url)
     used.knowledge_bases.list("default")
     used.redis.ping()
