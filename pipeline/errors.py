@@ -12,6 +12,7 @@
     │   ├── Unreachable            refused, reset, unresolved           (retryable)
     │   ├── TimedOut               no answer in time                    (retryable)
     │   ├── RateLimited            429; `retry_after` in seconds        (retryable)
+    │   │   └── Postponed          not called: it asked all to wait     (retryable)
     │   ├── ServerFault            5xx or a broken reply                (retryable)
     │   ├── AuthenticationFailed   401, 403
     │   ├── ModelNotFound          404 for a model
@@ -39,6 +40,8 @@ class CeleriacError(Exception):
     """Base of all; ``message`` is one line, ``hint`` says what to do, ``detail`` is JSON-able."""
 
     retryable: ClassVar[bool] = False
+    attempted: ClassVar[bool] = True
+    """False where nothing was tried yet: the wait is no attempt."""
     exit_status: ClassVar[int] = 1
     default_hint: ClassVar[str] = ""
 
@@ -143,6 +146,13 @@ class RateLimited(UpstreamError):
     default_hint = "Lower the load or raise the limit of the account."
 
 
+class Postponed(RateLimited):
+    """The service was not called: it has asked all workers to wait, or has enough to do."""
+
+    attempted = False
+    default_hint = "Bulk work goes on by itself as soon as the service takes it."
+
+
 class ServerFault(UpstreamError):
     """The service failed inside, or its reply broke off."""
 
@@ -182,6 +192,7 @@ class Busy(CeleriacError):
     """Somebody else is at it; ``retry_after`` is when that may be over."""
 
     retryable = True
+    attempted = False
 
 
 class DeadlineExceeded(CeleriacError):

@@ -38,6 +38,16 @@ class Embeddings(Value):
     tokens: int = 0
 
 
+class EmbeddedPart(Value):
+    """Vectors of the texts from place ``first`` on, as one request gave them; and the tokens billed for it."""
+
+    model_config = {"arbitrary_types_allowed": True, "frozen": True, "extra": "forbid"}
+
+    first: int
+    vectors: tuple[Vector, ...]
+    tokens: int = 0
+
+
 class Embedder(Protocol):
     """Turns texts into vectors."""
 
@@ -50,7 +60,17 @@ class Embedder(Protocol):
         """Length of each vector."""
 
     def embed(self, texts: Sequence[str], *, timeout: float) -> Embeddings:
-        """Vectors of ``texts``, in order. Splits into as many calls as the service's limits ask for."""
+        """Vectors of ``texts``, in order. Splits into as many calls as the service's limits ask for.
+
+        For people who wait: all or nothing, and ``timeout`` bounds all calls together.
+        """
+
+    def embed_parts(self, texts: Sequence[str], *, timeout: float) -> Iterator[EmbeddedPart]:
+        """Vectors of ``texts`` request by request, in no order, each text once; then the first error, if there was one.
+
+        For bulk work, at the pace that the service bears: ``timeout`` bounds each request. Raises Postponed where it
+        would have to wait. Closing the iterator ends it.
+        """
 
 
 class GenerationRequest(Value):

@@ -138,7 +138,8 @@ class Settings(BaseSettings):
     """Waves of a run under way side by side; with wave_batches it bounds what the broker holds."""
     embed_batch_texts: int = Field(default=256, ge=1, le=2048)
     embed_batch_tokens: int = Field(default=100_000, ge=1, le=300_000)
-    embed_concurrency: int = Field(default=4, ge=1, le=64)
+    embed_concurrency: int = Field(default=8, ge=1, le=64)
+    """Requests at once of one process, as far as the service bears them."""
 
     log_format: Literal["console", "json"] = "console"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pipeline.adapters.postgres.schema import Schema
     from pipeline.adapters.redis_stream import AnswerStreams
     from pipeline.leases import LeaseKeeper
+    from pipeline.pacing import Pace
 
 T = TypeVar("T")
 
@@ -267,7 +268,19 @@ class Parts:
             max_texts=self.settings.embed_batch_texts,
             max_tokens=self.settings.embed_batch_tokens,
             concurrency=self.settings.embed_concurrency,
+            pace=self._pace_of(model),
         )
+
+    def _pace_of(self, model: str) -> Pace:
+        """How fast ingest may call the embedding service for this model, agreed with all other workers."""
+        from pipeline.adapters.redis_pace import RedisGateStore
+        from pipeline.gate import LocalGateStore
+        from pipeline.pacing import Pace
+
+        if self.settings.redis_url is None:  # a command that runs without a broker
+            return Pace("openai", LocalGateStore(), most=self.settings.embed_concurrency)
+        store = RedisGateStore(self.redis, namespace=self.settings.namespace, upstream="openai", model=model)
+        return Pace("openai", store, most=self.settings.embed_concurrency)
 
     @once
     def generator(self) -> Generator:

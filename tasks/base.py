@@ -19,8 +19,9 @@ from tasks import runtime
 
 _log = structlog.get_logger(__name__)
 
-# Header of a message that is sent again, in Unix seconds.
+# Headers of a message that is sent again: when the first attempt was, in Unix seconds, and which attempt this is.
 _FIRST_ATTEMPT = "first_attempt_at"
+_ATTEMPT = "attempt_number"
 
 
 class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
@@ -35,11 +36,13 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
     def attempt(self, deadline: float | None = None, patience: float | None = None, **ids: str) -> Iterator[int]:
         """Run one attempt (its number, from 1, is what ``with`` gives); a retryable failure is tried again.
 
+        Where nothing was tried, since somebody else is at it or a service asked to wait, the number stays.
+
         Retries end with CELERIAC_MAX_RETRIES, or where the next one would come after ``deadline`` (Unix seconds); with
         ``patience`` they end so many seconds after the first attempt, however many there were. Then, and for all other
         errors, the error itself is the task's failure.
         """
-        number = int(self.request.retries) + 1
+        number = int(self.request.get(_ATTEMPT) or self.request.retries + 1)
         with correlated(task=self.name, **ids):
             begun, begun_at = time.perf_counter(), time.time()
             try:
@@ -59,12 +62,13 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
                     _log.warning("stage failed", attempt=number, error=str(failure))
                     raise failure from error
                 _log.info("stage retried", attempt=number, delay=round(delay, 2), error=failure.message)
-                raise self._again(failure, delay, first) from error
+                headers = {_FIRST_ATTEMPT: first, _ATTEMPT: number + failure.attempted}
+                raise self._again(failure, delay, headers) from error
 
-    def _again(self, failure: CeleriacError, delay: float, first: float) -> Any:
-        """What to raise so that this task runs again in ``delay`` seconds; ``first`` is when it was first tried."""
+    def _again(self, failure: CeleriacError, delay: float, headers: dict[str, float]) -> Any:
+        """What to raise so that this task runs again in ``delay`` seconds, with these headers."""
         try:
-            self.retry(exc=failure, countdown=delay, headers={_FIRST_ATTEMPT: first})
+            self.retry(exc=failure, countdown=delay, headers=headers)
         except Reject as refused:
             # It could not be sent. Celery would drop it: this message itself must come back instead.
             return Reject(refused.reason, requeue=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from pipeline.ingest import flow
 from pipeline.ingest.discover import discover
 from pipeline.ingest.manifest import write_manifest
 from pipeline.ingest.origins import encode_path
-from pipeline.seams import AnswerWriter, Embeddings
+from pipeline.seams import AnswerWriter, EmbeddedPart, Embeddings
 from pipeline.settings import Settings
 from pipeline.types import AskOptions, Batch, IngestStage, KnowledgeBase, Lease, RecordFields, RunOptions, Source
 from pipeline.wiring import Parts
@@ -225,6 +225,12 @@ class CountingEmbedder:
         """As the real one."""
         self.texts += texts
         return self._inner.embed(texts, timeout=timeout)
+
+    def embed_parts(self, texts: Sequence[str], *, timeout: float) -> Iterator[EmbeddedPart]:
+        """As the real one."""
+        for part in self._inner.embed_parts(texts, timeout=timeout):
+            self.texts += texts[part.first : part.first + len(part.vectors)]
+            yield part
 
 
 class Pad:

@@ -13,11 +13,14 @@ import openai
 import structlog
 from numpy.typing import NDArray
 
+from pipeline.adapters.embedding_parts import Limits, in_parts
 from pipeline.adapters.http_deadline import Deadline
 from pipeline.adapters.http_faults import Call, broken_reply
 from pipeline.adapters.openai_client import call_of, read_json, time_limits, translating
 from pipeline.errors import RequestRejected
-from pipeline.seams import Embeddings
+from pipeline.gate import LocalGateStore
+from pipeline.pacing import Pace
+from pipeline.seams import EmbeddedPart, Embeddings
 from pipeline.types import Vector
 
 NATIVE_DIMENSIONS = {
@@ -50,8 +53,12 @@ class OpenAIEmbedder:
         max_texts: int,
         max_tokens: int,
         concurrency: int,
+        pace: Pace | None = None,
     ) -> None:
-        """``dimensions`` None: the model's own; asks the service only when it must. Limits are per request."""
+        """``dimensions`` None: the model's own; asks the service only when it must. Limits are per request.
+
+        ``pace`` is that of bulk work; None: one that no other process shares.
+        """
         self._client = client
         self._model = model
         self._asked = dimensions if dimensions != NATIVE_DIMENSIONS.get(model) else None
@@ -60,6 +67,7 @@ class OpenAIEmbedder:
         self._max_tokens = max_tokens
         self._concurrency = concurrency
         self._call = call_of(client, model)
+        self._pace = pace or Pace(self._call.upstream, LocalGateStore(), most=concurrency)
         self._probing = threading.Lock()
 
     @property
@@ -83,6 +91,16 @@ class OpenAIEmbedder:
         return Embeddings(
             vectors=tuple(vector for vectors, _ in parts for vector in vectors),
             tokens=sum(tokens for _, tokens in parts),
+        )
+
+    def embed_parts(self, texts: Sequence[str], *, timeout: float) -> Iterator[EmbeddedPart]:
+        """Unit vectors of ``texts`` as the requests end, at the pace that the service bears."""
+        return in_parts(
+            [self._sendable(text) for text in texts],
+            lambda batch: self._request(batch, Deadline(self._call, timeout)),
+            tokens_of=_tokens_of,
+            pace=self._pace,
+            limits=Limits(self._max_texts, self._max_tokens, self._concurrency),
         )
 
     def _side_by_side(self, batches: list[list[str]], deadline: Deadline) -> list[tuple[NDArray[np.float32], int]]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline.adapters.llama_tokens import token_ids
 from pipeline.errors import BadSettings
-from pipeline.seams import Embeddings
+from pipeline.seams import EmbeddedPart, Embeddings
 from pipeline.settings import OFFLINE_EMBEDDER
 from pipeline.types import Vector
 
@@ -30,6 +30,8 @@ DIMENSIONS = 256
 
 MAX_CHARS = 32_000
 """Characters of a text that count: as many as the largest chunk has, and some 15 ms of work."""
+
+PART_TEXTS = 512
 
 # Embedding is pure computing: in a gevent worker nothing else runs meanwhile, so it gives way this often. Not with a
 # sleep of 0: gevent then runs what is ready, but neither timers nor sockets.
@@ -57,6 +59,12 @@ class WordllamaEmbedder:
         """
         model = self._model()
         return Embeddings(vectors=tuple(_vector(model, text) for text in _giving_way(texts)))
+
+    def embed_parts(self, texts: Sequence[str], *, timeout: float) -> Iterator[EmbeddedPart]:
+        """Vectors of shape (256,), some hundred at a time."""
+        for first in range(0, len(texts), PART_TEXTS):
+            found = self.embed(texts[first : first + PART_TEXTS], timeout=timeout)
+            yield EmbeddedPart(first=first, vectors=found.vectors)
 
     def _model(self) -> WordLlamaInference:
         if self._loaded is None:

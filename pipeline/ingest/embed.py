@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Protocol
 
 from pipeline.errors import Cancelled, ModelMismatch
-from pipeline.seams import Embedder
+from pipeline.seams import EmbeddedPart, Embedder
 from pipeline.types import BatchOutcome, DraftChunk, Run, RunItem, Vector
-
-# Texts embedded between two saves: a failure in a large document must not throw away what was paid for.
-_PAGE = 1024
 
 
 class EmbeddingCache(Protocol):
@@ -40,21 +38,29 @@ def embed(
     timeout: float,
     go_on: Callable[[], bool],
 ) -> BatchOutcome:
-    """Embed what no worker has embedded yet; before each page of texts ``go_on`` is asked: raises Cancelled.
+    """Embed what no worker has embedded yet; while it goes on ``go_on`` is asked: raises Cancelled.
 
-    The vectors go to the cache in Postgres, not into a message: a redelivered upsert finds them there.
+    The vectors go to the cache in Postgres, not into a message: a redelivered upsert finds them there. They go there as
+    they come, so a failure throws away nothing that was paid for.
     """
     found = chunks.chunks([(str(item.document_id), item.generation or 0) for item in items])
     texts = {chunk.embed_hash: chunk.indexed_text for chunk in found}
     missing = sorted(set(texts) - cache.known(run.kb.vector_space, list(texts)))
-    for first in range(0, len(missing), _PAGE):
-        if first and not go_on():
-            raise Cancelled("The run is over.")
-        page = missing[first : first + _PAGE]
-        vectors = embedder.embed([texts[key] for key in page], timeout=timeout).vectors
-        _require_size(vectors, run)
-        cache.save(run.kb.vector_space, dict(zip(page, vectors, strict=True)))
+    left = len(missing)
+    with contextlib.closing(_parts(embedder, [texts[key] for key in missing], timeout)) as parts:
+        for part in parts:
+            _require_size(part.vectors, run)
+            place = slice(part.first, part.first + len(part.vectors))
+            cache.save(run.kb.vector_space, dict(zip(missing[place], part.vectors, strict=True)))
+            left -= len(part.vectors)
+            if left and not go_on():
+                raise Cancelled("The run is over.")
     return BatchOutcome(embedded=len(missing))
+
+
+def _parts(embedder: Embedder, texts: Sequence[str], timeout: float) -> Generator[EmbeddedPart, None, None]:
+    # A generator of our own, since not every iterator can be closed: that ends what is not yet sent.
+    yield from embedder.embed_parts(texts, timeout=timeout)
 
 
 def _require_size(vectors: Sequence[Vector], run: Run) -> None:

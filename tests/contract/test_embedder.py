@@ -54,6 +54,18 @@ class EmbedderContract:
         np.testing.assert_allclose(before, embedder.embed(["before"], timeout=10).vectors[0], atol=1e-3)
         np.testing.assert_allclose(after, embedder.embed(["after"], timeout=10).vectors[0], atol=1e-3)
 
+    def test_in_parts_each_text_comes_once_with_the_vector_it_has_alone(self, embedder: Embedder) -> None:
+        texts = [f"text about thing number {n}" for n in range(600)]
+        parts = list(embedder.embed_parts(texts, timeout=10))
+        found = {part.first + at: vector for part in parts for at, vector in enumerate(part.vectors)}
+        assert sum(len(part.vectors) for part in parts) == len(found) == len(texts)
+        assert len(parts) > 1
+        whole = embedder.embed(texts, timeout=10).vectors
+        np.testing.assert_allclose(np.stack([found[place] for place in range(len(texts))]), np.stack(whole), atol=1e-3)
+
+    def test_no_texts_give_no_parts(self, embedder: Embedder) -> None:
+        assert list(embedder.embed_parts([], timeout=10)) == []
+
 
 class TestWordllama(EmbedderContract):
     @pytest.fixture

@@ -37,8 +37,10 @@ class Fault(BaseModel):
     probability: float = Field(default=1.0, ge=0, le=1)
     count: int | None = None
     """How many requests it hits; None: no end."""
+    after: float = 0.0
+    """When it begins, in seconds from now: with ``seconds``, faults make phases."""
     seconds: float | None = None
-    """How long it lasts from now; None: no end."""
+    """How long it lasts from then on; None: no end."""
     status: int = 500
     code: str | None = None
     message: str | None = None

@@ -16,6 +16,7 @@ class Counters:
         """All zero."""
         self.calls: Counter[str] = Counter()
         self.texts = 0
+        self.texts_asked = 0
         self.embedding_tokens = 0
         self.input_tokens = 0
         self.output_tokens = 0
@@ -35,6 +36,10 @@ class Counters:
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
+    def asked(self, texts: list[str]) -> None:
+        """An embedding request came in with these texts, whatever becomes of it; ``texts`` counts those embedded."""
+        self.texts_asked += len(texts)
+
     def leave(self, endpoint: str, outcome: str) -> None:
         """A request is over; ``outcome`` is its status, or ``closed`` where the client went away first."""
         self.in_flight -= 1
@@ -49,6 +54,7 @@ class Counters:
         return {
             "calls": dict(self.calls),
             "texts": self.texts,
+            "texts_asked": self.texts_asked,
             "embedding_tokens": self.embedding_tokens,
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,

@@ -50,6 +50,7 @@ class Faults:
     def _applies(self, fault: Fault, endpoint: Endpoint, left: int | None) -> bool:
         if fault.endpoint not in (None, endpoint) or left == 0:
             return False
-        if fault.seconds is not None and time.monotonic() - self._started > fault.seconds:
+        since = time.monotonic() - self._started - fault.after
+        if since < 0 or (fault.seconds is not None and since > fault.seconds):
             return False
         return fault.probability >= 1.0 or self._random.random() < fault.probability

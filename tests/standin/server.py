@@ -82,7 +82,7 @@ class StandIn:
 
     async def embeddings(self, request: web.Request, body: dict[str, Any], fault: Fault | None) -> web.StreamResponse:
         """POST /v1/embeddings."""
-        texts = [body["input"]] if isinstance(body["input"], str) else list(body["input"])
+        texts = _texts(body)
         if not texts or any(not text for text in texts):
             return _error(400, "Input must not be empty.", "invalid_request_error")
         used = sum(map(model.tokens, texts))
@@ -163,6 +163,8 @@ class StandIn:
         raw = await request.read()
         body = json.loads(raw) if raw else {}
         self.counters.last_request = {key: value for key, value in body.items() if key not in ("input", "messages")}
+        if endpoint == "embeddings":
+            self.counters.asked(_texts(body))
         refused = self._refusal(request, body, len(raw))
         if refused is not None:
             return refused
@@ -254,6 +256,10 @@ class StandIn:
     def _next_id(self) -> str:
         self._serial += 1
         return f"req-{self._serial}"
+
+
+def _texts(body: dict[str, Any]) -> list[str]:
+    return [body["input"]] if isinstance(body["input"], str) else list(body["input"])
 
 
 def _is(fault: Fault | None, kind: str) -> bool:

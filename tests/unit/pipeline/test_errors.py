@@ -73,7 +73,9 @@ def test_only_what_can_pass_by_itself_is_worth_another_try() -> None:
         "Unreachable",
         "TimedOut",
         "RateLimited",
+        "Postponed",
         "ServerFault",
+        "Busy",
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 from pipeline.errors import Busy, Cancelled, ModelMismatch, NotFound, Unreachable
 from pipeline.ingest import flow
 from pipeline.leases import LeaseKeeper
+from pipeline.seams import EmbeddedPart
 from pipeline.types import Batch, Chunk, IngestStage, KnowledgeBase, ParsedDocument
 from pipeline.wiring import Parts
 from tests.installation import (
@@ -409,12 +410,12 @@ def test_what_was_under_way_when_it_was_cancelled_is_ended_and_no_more(
 def test_a_batch_of_many_texts_stops_between_two_calls_and_keeps_what_was_paid_for(
     parts: Parts, kb: KnowledgeBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.ingest.embed._PAGE", 2)
+    monkeypatch.setattr("pipeline.adapters.wordllama_embedder.PART_TEXTS", 2)
     write(tmp_path, **{f"f{n}": f"Text {n} of {kb.id[:8]}." for n in range(6)})
     run_id = started(parts, kb, tmp_path)
     run_stages(parts, run_id, "parse", "chunk")
     embedder = CountingEmbedder(parts)
-    cancelling = Interrupted(embedder, "embed", lambda: parts.runs.cancel(run_id), before=False)
+    cancelling = Cancelling(embedder, lambda: parts.runs.cancel(run_id))
     with pytest.raises(Cancelled):
         run_stages(with_(parts, embedder=cancelling), run_id, "embed")
     assert len(embedder.texts) == 2
@@ -422,6 +423,19 @@ def test_a_batch_of_many_texts_stops_between_two_calls_and_keeps_what_was_paid_f
     flow.run(run_id, with_(parts, embedder=embedder))
     assert len(embedder.texts) == len(set(embedder.texts)) == 6
     assert counts(parts, run_id) == {"done": 6}
+
+
+class Cancelling:
+    """An embedder in whose first call the run is cancelled."""
+
+    def __init__(self, inner: CountingEmbedder, cancel: Callable[[], object]) -> None:
+        self._inner, self._cancel = inner, cancel
+        self.model, self.dimensions = inner.model, inner.dimensions
+
+    def embed_parts(self, texts: Sequence[str], *, timeout: float) -> Iterator[EmbeddedPart]:
+        for part in self._inner.embed_parts(texts, timeout=timeout):
+            self._cancel()
+            yield part
 
 
 def test_a_batch_that_is_given_up_ends_its_open_items_with_the_cause(
@@ -457,7 +471,7 @@ class Unreached:
 
     model, dimensions = "wordllama-256", 256
 
-    def embed(self, texts: Sequence[str], *, timeout: float) -> object:
+    def embed_parts(self, texts: Sequence[str], *, timeout: float) -> object:
         raise Unreachable("The service can't be reached.")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from pipeline.errors import InternalFault, ModelMismatch
 from pipeline.ingest import flow
 from pipeline.ingest.chunk import chunk_id
 from pipeline.ingest.upsert import upsert
-from pipeline.seams import Embeddings
+from pipeline.seams import EmbeddedPart
 from pipeline.types import IndexEntry, IndexRef, KnowledgeBase, ParsedDocument, Vector
 from pipeline.wiring import Parts
 from tests.installation import (
@@ -279,8 +279,8 @@ class Short:
 
     model, dimensions = "wordllama-256", 256
 
-    def embed(self, texts: Sequence[str], *, timeout: float) -> Embeddings:
-        return Embeddings(vectors=tuple(np.ones(3, dtype=np.float32) for _ in texts))
+    def embed_parts(self, texts: Sequence[str], *, timeout: float) -> Iterator[EmbeddedPart]:
+        yield EmbeddedPart(first=0, vectors=tuple(np.ones(3, dtype=np.float32) for _ in texts))
 
 
 class Forgetful:
