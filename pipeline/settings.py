@@ -76,10 +76,14 @@ class Settings(BaseSettings):
     """Fused score below which a passage is no evidence. None: the embedding model's own default."""
     keyword_language: str = "english"
     """Postgres text search configuration of the keyword branch."""
+    parents: bool = False
+    """Answer from the parents of the chunks found, where a question doesn't say."""
 
     # Chunks
     chunk_tokens: int = Field(default=300, ge=16, le=8000)
     chunk_overlap_tokens: int = Field(default=0, ge=0, le=1000)
+    parent_tokens: int = Field(default=1200, ge=0, le=100_000)
+    """Largest parent that neighbouring chunks are joined to. 0: none are stored."""
     max_source_bytes: int = Field(default=100_000_000, ge=1)
     max_record_bytes: int = Field(default=10_000_000, ge=1)
 

@@ -105,6 +105,8 @@ class ScoredChunk(Value):
 class Passage(Value):
     """A chunk with its place in its document. ``start`` and ``end`` are character offsets
     (Unicode code points, end exclusive) into the document's parsed text; ``text`` is empty while it travels.
+
+    Where an answer is written from parents, place and text are those of the chunk's parent.
     """
 
     chunk_id: str
@@ -121,16 +123,28 @@ class Passage(Value):
     text: str = ""
 
 
+class Parent(NamedTuple):
+    """What may be read in a chunk's place: ``text`` is the document's text[start:end]."""
+
+    start: int
+    end: int
+    text: str
+
+
 # --------------------------------------------------------------------------- asking
 
 
 class AskOptions(Value):
-    """What a question may ask for; None means the setting's or the model's default."""
+    """What a question may ask for; None means the setting's or the model's default.
+
+    ``parents``: what is read, shown to the model and cited are the parents of the chunks found.
+    """
 
     top_k: int = Field(default=5, ge=1, le=100)
     min_score: float | None = Field(default=None, ge=0.0, le=1.0)
     alpha: float | None = Field(default=None, ge=0.0, le=1.0)
     fusion: Fusion = "scores"
+    parents: bool = False
     model: str | None = None
     reasoning_effort: str | None = None
     verbosity: str | None = None
@@ -334,7 +348,8 @@ class IndexEntry(BaseModel):
 
 class DraftChunk(Value):
     """A chunk about to be stored. ``context`` (title and section) goes before ``text`` in what is embedded
-    and ranked; ``embed_hash`` is the hex SHA-256 of the two together.
+    and ranked; ``embed_hash`` is the hex SHA-256 of the two together. ``parent_start`` and ``parent_end``, offsets as
+    ``start`` and ``end`` are, hold the chunk and neighbours of it.
     """
 
     id: str

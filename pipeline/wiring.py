@@ -91,14 +91,12 @@ class Parts:
     @once
     def engine(self) -> sa.Engine:
         """The pool of Postgres connections."""
-        from pipeline.adapters.postgres.engine import make_engine
+        return self._engine(self.settings.database_pool)
 
-        return make_engine(
-            self.database_url,
-            pool=self.settings.database_pool,
-            connect_timeout=self.settings.connect_timeout,
-            statement_timeout=self.settings.statement_timeout,
-        )
+    @once
+    def lease_engine(self) -> sa.Engine:
+        """A connection that nothing but the renewal of leases uses: work that takes all others can't cost them."""
+        return self._engine(1)
 
     @once
     def redis(self) -> redis.Redis:
@@ -173,9 +171,11 @@ class Parts:
     @once
     def leases(self) -> LeaseKeeper:
         """What keeps this process's leases alive."""
+        from pipeline.adapters.postgres.batches import Batches
         from pipeline.leases import LeaseKeeper
 
-        return LeaseKeeper(self.batches.renew, every=self.settings.heartbeat_ttl / 4)
+        ttl = self.settings.heartbeat_ttl
+        return LeaseKeeper(Batches(self.lease_engine, lease_seconds=ttl).renew, every=ttl / 4)
 
     @once
     def inspection(self) -> Inspection:
@@ -343,8 +343,8 @@ class Parts:
     @property
     def reading(self) -> Reading:
         """How sources are read; a change of it makes every document count as changed."""
-        cut = f"{self.settings.chunk_tokens}/{self.settings.chunk_overlap_tokens}"
         settings = self.settings
+        cut = f"{settings.chunk_tokens}/{settings.chunk_overlap_tokens}/{settings.parent_tokens}"
         return Reading(
             max_bytes=settings.max_source_bytes,
             max_record_bytes=settings.max_record_bytes,
@@ -371,8 +371,19 @@ class Parts:
                 part.close()
         if "redis" in self.__dict__:
             self.redis.close()
-        if "engine" in self.__dict__:
-            self.engine.dispose()
+        for name in ("engine", "lease_engine"):
+            if name in self.__dict__:
+                self.__dict__[name].dispose()
+
+    def _engine(self, pool: int) -> sa.Engine:
+        from pipeline.adapters.postgres.engine import make_engine
+
+        return make_engine(
+            self.database_url,
+            pool=pool,
+            connect_timeout=self.settings.connect_timeout,
+            statement_timeout=self.settings.statement_timeout,
+        )
 
 
 def _weaviate(settings: Settings) -> VectorStore:

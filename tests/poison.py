@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipeline.ingest.origins import encode_path, safe_key
+from pipeline.ingest.origins import encode_path
 from tests.pdf_file import pdf
 
 GOOD = 30
@@ -65,7 +65,7 @@ class PoisonFolder:
 
     def key(self, name: str) -> str:
         """How the manifest knows the source of that name."""
-        return safe_key(f"{encode_path(self.path)}/{name}")
+        return encode_path(self.path / name)
 
     def spoil(self) -> None:
         """What happens to files between the listing and the reading.
@@ -101,7 +101,7 @@ class PoisonFolder:
         """(key, the word that stands in no other document)."""
         place = Path(os.fsdecode(os.path.join(os.fsencode(self.path), name)))
         place.write_text(f"The gauge {word} of the mill shows the height of the water and the speed of the wheel.")
-        return safe_key(encode_path(place)), word
+        return encode_path(place), word
 
     def _write_damaged(self) -> None:
         whole = pdf([["A page that is whole."], ["A second page that is not."]])

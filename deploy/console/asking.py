@@ -30,6 +30,10 @@ Alpha = Annotated[
     typer.Option("--alpha", min=0, max=1, help="Weight of the vector branch: 0 keywords only, 1 vectors only."),
 ]
 FusionOption = Annotated[str, typer.Option("--fusion", help="scores (normalised scores) or rrf (reciprocal rank).")]
+Parents = Annotated[
+    bool | None,
+    typer.Option("--parents/--no-parents", help="Widen each passage to the stretch around it that was stored."),
+]
 MAX_INPUT_BYTES = 4_000_000
 
 
@@ -48,6 +52,7 @@ def ask(
     min_score: MinScore = None,
     alpha: Alpha = None,
     fusion: FusionOption = "scores",
+    parents: Parents = None,
     show_context: Annotated[bool, typer.Option("--show-context", help="Print the passages answered from.")] = False,
     local: Annotated[bool, typer.Option("--local", help="Run all stages in this process, without a broker.")] = False,
     detach: Annotated[
@@ -65,7 +70,7 @@ def ask(
     from pipeline.ask.question import new_question
 
     parts = current_parts()
-    options = _options(parts, top_k, min_score, alpha, fusion).model_copy(
+    options = _options(parts, top_k, min_score, alpha, fusion, parents).model_copy(
         update={"model": model, "reasoning_effort": reasoning_effort, "verbosity": verbosity}
     )
     text = read_question(question)
@@ -79,7 +84,7 @@ def ask(
             say_json({"id": asked.id}) if as_json else say(asked.id)
             return
         answer = _follow(client, asked, quiet=as_json)
-    _print_answer(parts, answer, kb=kb, tenant=tenant, show_context=show_context, as_json=as_json, streamed=True)
+    _print_answer(parts, answer, asked, show_context=show_context, as_json=as_json, streamed=True)
 
 
 def result(
@@ -98,10 +103,7 @@ def result(
     if answer is None:
         say_json({"id": question_id, "status": record.status}) if as_json else note("Not finished yet.")
         raise typer.Exit(3)
-    asked = record.question
-    _print_answer(
-        parts, answer, kb=asked.kb, tenant=asked.tenant, show_context=show_context, as_json=as_json, streamed=False
-    )
+    _print_answer(parts, answer, record.question, show_context=show_context, as_json=as_json, streamed=False)
 
 
 def search(
@@ -112,6 +114,7 @@ def search(
     min_score: MinScore = 0.0,
     alpha: Alpha = None,
     fusion: FusionOption = "scores",
+    parents: Parents = None,
     as_json: Json = False,
 ) -> None:
     """Retrieve passages without answering, with the score of each branch."""
@@ -119,7 +122,7 @@ def search(
     from pipeline.ask.question import new_question
 
     parts = current_parts()
-    options = _options(parts, top_k, min_score, alpha, fusion)
+    options = _options(parts, top_k, min_score, alpha, fusion, parents)
     begun = time.perf_counter()
     question = new_question(read_question(query), parts.settings, kb=kb, tenant=tenant, options=options)
     state = retrieve(question, parts)
@@ -158,11 +161,19 @@ def place(passage: Passage) -> str:
     return " · ".join(parts)
 
 
-def _options(parts: Parts, top_k: int | None, min_score: float | None, alpha: float | None, fusion: str) -> AskOptions:
+def _options(
+    parts: Parts, top_k: int | None, min_score: float | None, alpha: float | None, fusion: str, parents: bool | None
+) -> AskOptions:
     if fusion not in ("scores", "rrf"):
         raise typer.BadParameter("--fusion takes scores or rrf")
     method: Fusion = "rrf" if fusion == "rrf" else "scores"
-    return AskOptions(top_k=top_k or parts.settings.top_k, min_score=min_score, alpha=alpha, fusion=method)
+    return AskOptions(
+        top_k=top_k or parts.settings.top_k,
+        min_score=min_score,
+        alpha=alpha,
+        fusion=method,
+        parents=parts.settings.parents if parents is None else parents,
+    )
 
 
 def _ask_here(parts: Parts, question: Question, *, quiet: bool) -> Answer:
@@ -229,9 +240,9 @@ class _Screen:
 
 
 def _print_answer(
-    parts: Parts, answer: Answer, *, kb: str, tenant: str, show_context: bool, as_json: bool, streamed: bool
+    parts: Parts, answer: Answer, asked: Question, *, show_context: bool, as_json: bool, streamed: bool
 ) -> None:
-    context = _context(parts, answer, kb, tenant) if show_context else []
+    context = _context(parts, answer, asked) if show_context else []
     if as_json:
         say_json(answer.model_dump(mode="json") | ({"context": context} if show_context else {}))
         return
@@ -252,9 +263,12 @@ def _print_answer(
     _print_timings(answer)
 
 
-def _context(parts: Parts, answer: Answer, kb: str, tenant: str) -> list[Passage]:
-    kb_id = parts.knowledge_bases.find(tenant, kb).id
-    texts = parts.passages.texts(kb_id, [passage.chunk_id for passage in answer.passages])
+def _context(parts: Parts, answer: Answer, asked: Question) -> list[Passage]:
+    from pipeline.retrieve.reading import read
+
+    kb_id = parts.knowledge_bases.find(asked.tenant, asked.kb).id
+    found = read(answer.passages, kb_id, texts=parts.passages, parents=asked.options.parents)
+    texts = {passage.chunk_id: passage.text for passage in found}
     gone = "(no longer stored: the document has changed since)"
     return [p.model_copy(update={"text": texts.get(p.chunk_id, gone)}) for p in answer.passages]
 

@@ -24,8 +24,6 @@ Detach = Annotated[bool, typer.Option("--detach", help="Print the run's id and l
 
 _SHORTEST = 4
 _SHOWN = 8
-_SEARCHED = 1000
-"""A shortened id is looked for among so many of the newest runs."""
 _STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
 
 
@@ -136,7 +134,7 @@ def find_id(parts: Parts, tenant: str, text: str) -> str:
 
 
 def _find_beginning(parts: Parts, tenant: str, text: str) -> str:
-    found = [run.id for run in parts.runs.list(tenant, "", _SEARCHED) if run.id.startswith(text)]
+    found = [run.id for run in parts.runs.matching(tenant, text)]
     if not found:
         raise NotFound(f"No run of tenant {tenant!r} begins with {text!r}.", "See `manage.py runs list`.")
     if len(found) > 1:
@@ -160,13 +158,9 @@ def _row(run: RunSummary) -> list[Any]:
 
 
 def _times(parts: Parts, run: Run) -> dict[str, Any]:
-    """When it was begun and ended; unknown for a run with very many newer ones."""
-    found = (each for each in parts.runs.list(run.kb.tenant, "", _SEARCHED) if each.id == run.id)
-    summary = next(found, None)
-    return {
-        "created_at": summary.created_at if summary else None,
-        "finished_at": summary.finished_at if summary else None,
-    }
+    """When it was begun and ended."""
+    (summary,) = parts.runs.matching(run.kb.tenant, run.id)
+    return {"created_at": summary.created_at, "finished_at": summary.finished_at}
 
 
 def _described(run: Run) -> dict[str, Any]:

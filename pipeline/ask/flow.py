@@ -11,6 +11,7 @@ from pipeline.ask.record import record
 from pipeline.errors import DeadlineExceeded
 from pipeline.retrieve.embed import embed
 from pipeline.retrieve.enrich import RERANK_DEPTH, enrich
+from pipeline.retrieve.reading import read
 from pipeline.retrieve.rerank import rerank
 from pipeline.retrieve.search import search
 from pipeline.seams import AnswerSink
@@ -36,10 +37,9 @@ def retrieve(question: Question, parts: Parts) -> AskState:
     state = AskState(question=question, handed_over=time.time())
     for name in RETRIEVAL:
         state = run_stage(name, state, parts)
-    if state.kb is None or not state.passages:
+    if state.kb is None:
         return state
-    texts = parts.passages.texts(state.kb.id, [passage.chunk_id for passage in state.passages])
-    return state.but(passages=tuple(p.model_copy(update={"text": texts.get(p.chunk_id, "")}) for p in state.passages))
+    return state.but(passages=read(state.passages, state.kb.id, texts=parts.passages, parents=question.options.parents))
 
 
 def run_stage(

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
-
 from pipeline import citations, prompts
 from pipeline.injection import find_injections
+from pipeline.retrieve.reading import PassageTexts, read
 from pipeline.seams import AnswerSink, AnswerWriter, GenerationRequest, Generator
 from pipeline.types import Answer, AskState, Flag, Passage, Usage
-
-
-class PassageTexts(Protocol):
-    """Where texts of chunks are looked up."""
-
-    def texts(self, kb_id: str, chunk_ids: Sequence[str]) -> Mapping[str, str]:
-        """Texts by chunk id."""
 
 
 def generate(
@@ -39,11 +30,10 @@ def generate(
 
 
 def _with_text(state: AskState, texts: PassageTexts) -> tuple[Passage, ...]:
-    if state.kb is None or not state.passages:
-        return ()
-    found = texts.texts(state.kb.id, [passage.chunk_id for passage in state.passages])
     # A passage whose document was replaced since `enrich` is gone, and its number with it.
-    return tuple(p.model_copy(update={"text": found[p.chunk_id]}) for p in state.passages if p.chunk_id in found)
+    if state.kb is None:
+        return ()
+    return read(state.passages, state.kb.id, texts=texts, parents=state.question.options.parents)
 
 
 def _request(state: AskState, passages: tuple[Passage, ...]) -> GenerationRequest:

@@ -26,7 +26,7 @@ def new_question(
         text=check_text(text, max_chars=settings.max_question_chars),
         tenant=tenant,
         kb=kb,
-        options=options or AskOptions(top_k=settings.top_k),
+        options=options or AskOptions(top_k=settings.top_k, parents=settings.parents),
         submitted_at=now,
         deadline=now + (settings.ask_timeout if timeout is None else timeout),
     )

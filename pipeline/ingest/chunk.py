@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from pipeline.errors import CeleriacError, InternalFault, ParseFailed, wrap
-from pipeline.ingest.cutting import context_of, cut
+from pipeline.ingest.cutting import context_of, cut, parents
 from pipeline.ingest.reading import within_memory
 from pipeline.seams import Chunker
 from pipeline.types import BatchOutcome, Draft, DraftChunk, ParsedDocument, Run, RunItem, indexed_text
@@ -34,9 +34,10 @@ def chunk(
     *,
     documents: Documents,
     chunker: Chunker,
+    parent_tokens: int,
     bound: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> BatchOutcome:
-    """Cut the items' drafts, each within a ``bound``."""
+    """Cut the items' drafts, each within a ``bound``; ``parent_tokens`` 0 stores no parents."""
     drafts = {draft.document_id: draft for draft in documents.drafts([_version(item) for item in items])}
     made: dict[int, list[DraftChunk]] = {}
     failed: dict[int, CeleriacError] = {}
@@ -51,7 +52,7 @@ def chunk(
             continue
         try:
             with bound():
-                made[item.number] = _chunks(drafts[item.document_id], run.kb.id, chunker)
+                made[item.number] = _chunks(drafts[item.document_id], run.kb.id, chunker, parent_tokens)
         except Exception as error:  # noqa: BLE001 - whatever the chunker throws is the fate of one document
             failed[item.number] = wrap(error)
     chunks = [piece for pieces in made.values() for piece in pieces]
@@ -64,13 +65,14 @@ def chunk_id(kb_id: str, document_id: str, generation: int, ordinal: int) -> str
     return str(uuid.uuid5(uuid.UUID(kb_id), f"{document_id}:{generation}:{ordinal}"))
 
 
-def _chunks(draft: Draft, kb_id: str, chunker: Chunker) -> list[DraftChunk]:
+def _chunks(draft: Draft, kb_id: str, chunker: Chunker, parent_tokens: int) -> list[DraftChunk]:
     document = ParsedDocument(text=draft.text, title=draft.title, blocks=draft.blocks)
     pieces = within_memory(lambda: cut(document, chunker))
     if not pieces:
         raise ParseFailed("The document holds no text.")
+    spans = parents(pieces, parent_tokens) if parent_tokens else [(None, None)] * len(pieces)
     found = []
-    for piece in pieces:
+    for piece, (parent_start, parent_end) in zip(pieces, spans, strict=True):
         context = context_of(draft.title, draft.aliases, piece.section)
         found.append(
             DraftChunk(
@@ -86,6 +88,8 @@ def _chunks(draft: Draft, kb_id: str, chunker: Chunker) -> list[DraftChunk]:
                 section=piece.section,
                 tokens=piece.tokens,
                 embed_hash=hashlib.sha256(indexed_text(context, piece.text).encode()).hexdigest(),
+                parent_start=parent_start,
+                parent_end=parent_end,
             )
         )
     return found

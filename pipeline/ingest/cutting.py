@@ -27,6 +27,15 @@ def cut(document: ParsedDocument, chunker: Chunker) -> list[Chunk]:
     return chunks
 
 
+def parents(chunks: Sequence[Chunk], size: int) -> list[tuple[int, int]]:
+    """For each chunk, in order, the stretch of the document around it that may be read in its place, as (start, end).
+
+    Neighbours of one section and page share a parent as long as their tokens together are at most ``size``; a larger
+    chunk is its own. White space between chunks is not counted. Parents overlap only where their chunks do.
+    """
+    return [span for group in _groups(chunks, size) for span in [_span(group)] * len(group)]
+
+
 def context_of(title: str, aliases: Sequence[str], section: str) -> str:
     """What goes before a chunk in what is embedded and ranked: ``Title (alias, alias) > Section > Subsection``.
 
@@ -37,6 +46,25 @@ def context_of(title: str, aliases: Sequence[str], section: str) -> str:
     names = ", ".join(_other_names(title, aliases))
     head = f"{title} ({names})" if title and names else title or names
     return " > ".join(part for part in (head, below) if part)
+
+
+def _groups(chunks: Sequence[Chunk], size: int) -> list[list[Chunk]]:
+    groups: list[list[Chunk]] = []
+    tokens = 0
+    for chunk in chunks:
+        tokens += chunk.tokens
+        last = groups[-1][-1] if groups else None
+        if last is not None and tokens <= size and (last.section, last.page) == (chunk.section, chunk.page):
+            groups[-1].append(chunk)
+        else:
+            groups.append([chunk])
+            tokens = chunk.tokens
+    return groups
+
+
+def _span(group: Sequence[Chunk]) -> tuple[int, int]:
+    # Starts are in order, but nothing keeps a chunk from ending within the one before it.
+    return group[0].start, max(chunk.end for chunk in group)
 
 
 def _begins_with(section: str, title: str) -> bool:

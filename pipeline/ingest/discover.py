@@ -150,8 +150,7 @@ class _Listing:
             if format_ is None:
                 self._on_skip(path, f"'{ending or os.path.basename(path)}' is not a known kind of document")
             else:
-                origin = encode_path(path)
-                yield from self._of_content(origin, origin, path, format_)
+                yield from self._of_content(path, encode_path(path), path, format_)
 
     def _of_glob(self, pattern: str) -> Iterator[Source]:
         glob, matched = Glob(pattern), False

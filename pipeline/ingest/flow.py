@@ -82,12 +82,12 @@ def _work(lease: Lease, parts: Parts, attempt: int) -> None:
     stage, following = _STAGES[lease.stage]
     items = parts.batches.items(lease)
     if not _is_suspect(lease, parts):
-        parts.batches.record(lease, stage(items, run, parts, lease), attempt=attempt, next_stage=following)
+        parts.batches.record(lease, stage(items, run, parts), attempt=attempt, next_stage=following)
         return
     chunks = 0
     for item in _spared(items, lease, parts, attempt):
         parts.batches.alone(lease, item.number)
-        outcome = stage([item], run, parts, lease)
+        outcome = stage([item], run, parts)
         # Whoever takes over cuts all of them again: counted at the end, they count once.
         chunks += outcome.chunks
         parts.batches.record(lease, outcome.model_copy(update={"chunks": 0}), attempt=attempt)
@@ -113,7 +113,7 @@ def _spared(items: Sequence[RunItem], lease: Lease, parts: Parts, attempt: int) 
     return sorted((item for item in left if item.crashes < most), key=lambda item: item.crashes)
 
 
-def _parse(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
+def _parse(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
     return parse(
         items,
         run,
@@ -125,11 +125,18 @@ def _parse(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> B
     )
 
 
-def _chunk(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
-    return chunk(items, run, documents=parts.documents, chunker=parts.chunker, bound=parts.bound_document)
+def _chunk(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
+    return chunk(
+        items,
+        run,
+        documents=parts.documents,
+        chunker=parts.chunker,
+        parent_tokens=parts.settings.parent_tokens,
+        bound=parts.bound_document,
+    )
 
 
-def _embed(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
+def _embed(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
     return embed(
         items,
         run,
@@ -141,7 +148,7 @@ def _embed(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> B
     )
 
 
-def _upsert(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
+def _upsert(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
     outcome = upsert(
         items,
         run,
@@ -160,7 +167,7 @@ def _is_running(run_id: str, parts: Parts) -> bool:
 
 
 # By name: the stage, and what comes after it.
-_STAGES: dict[IngestStage, tuple[Callable[[Sequence[RunItem], Run, Parts, Lease], BatchOutcome], str]] = {
+_STAGES: dict[IngestStage, tuple[Callable[[Sequence[RunItem], Run, Parts], BatchOutcome], str]] = {
     "parse": (_parse, "chunk"),
     "chunk": (_chunk, "embed"),
     "embed": (_embed, "upsert"),

@@ -59,6 +59,20 @@ class TestAsking:
         for chained, here in zip(answers, local, strict=False):
             assert _comparable(chained.json) == _comparable(here.json)
 
+    def test_parents_are_read_instead_of_chunks_where_asked_for(self, offline: LiveStack, tmp_path: Path) -> None:
+        text = " ".join(f"On day {day} the ferry carries {day * 7} sheep across the fjord." for day in range(60))
+        (tmp_path / "ferry.txt").write_text(text)
+        assert offline.cli("ingest", tmp_path, "--kb", "parents", "--json").json["indexed"] == 1
+        ask = ("ask", "How many sheep does the ferry carry on day 41?", "--kb", "parents", "--show-context", "--json")
+        outcomes = offline.cli.at_once([ask, (*ask, "--parents"), (*ask, "--parents", "--local")])
+        narrow, wide, here = (outcome.json for outcome in outcomes)
+        assert len(wide["passages"]) < len(narrow["passages"])
+        for passage in wide["context"]:
+            assert passage["text"] == text[passage["start"] : passage["end"]]
+        assert wide["citations"]
+        assert all(text[c["start"] : c["end"]] == c["quote"] for c in wide["citations"])
+        assert _comparable(here) == _comparable(wide)
+
     def test_what_people_read_has_answer_citations_and_timings(self, filled: LiveStack, corpus: Corpus) -> None:
         shown = filled.cli("ask", corpus.questions[0], "--show-context")
         assert shown.status == 0, shown

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.ingest.origins import encode_path, safe_key
+from pipeline.ingest.origins import encode_path
 
 _ADJECTIVES = (
     "old", "new", "red", "blue", "cold", "warm", "quiet", "loud", "small", "large", "steep", "narrow", "broken",
@@ -79,7 +79,7 @@ class Corpus:
     def _key(self, number: int) -> str:
         if self._is_record(number):
             return f"record-{number:05}"
-        return safe_key(encode_path(self.folder / f"file-{number:05}.txt"))
+        return encode_path(self.folder / f"file-{number:05}.txt")
 
     @staticmethod
     def _is_record(number: int) -> bool:

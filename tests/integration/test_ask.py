@@ -28,6 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning"),  # Celery's result backend
 ]
 
+RIVERS = ("Volga", "Loire", "Elbe")
 VOLGA = "Where does the river Volga flow?"
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CeleriacError)]
 
@@ -95,6 +96,27 @@ def test_the_canvas_answers_as_the_flow_does(
         assert through_broker.citations or through_broker.outcome == "not_in_knowledge_base"
         outcomes.add(through_broker.outcome)
     assert "answered" in outcomes
+
+
+def test_answers_from_parents_repeat_nothing_and_quote_exactly(
+    client: Client, parts: Parts, docs: Path, standin: StandInProcess
+) -> None:
+    sections = [" ".join(f"The river {name} has {n} bridges and {n} ferries." for n in range(30)) for name in RIVERS]
+    text = "".join(f"# {name}\n\n{body}\n\n" for name, body in zip(RIVERS, sections, strict=True))
+    (docs / "rivers.md").write_text(text)
+    kb = new_kb(parts)
+    ingest(parts, kb, docs)
+    asked = [submit(client, kb, "How many ferries?", top_k=12, min_score=0.0, parents=wide) for wide in (False, True)]
+    narrow, wide = (answered(client, question) for question in asked)
+    places = [(passage.start, passage.end) for passage in wide.passages]
+    assert len(narrow.passages) == 12
+    assert len(places) == len(set(places)) <= len(RIVERS)
+    assert all(any(start <= p.start and p.end <= end for start, end in places) for p in narrow.passages)
+    assert wide.citations
+    assert all(citation.quote == text[citation.start : citation.end] for citation in wide.citations)
+    here = client.question(asked[1].text, kb=kb.name, options=asked[1].options)
+    parts.questions.submit(here)
+    assert gist(flow.run(here, parts, Pad())) == gist(wide)
 
 
 def test_the_row_holds_what_the_caller_got(

@@ -38,7 +38,7 @@ class Fault(BaseModel):
     count: int | None = None
     """How many requests it hits; None: no end."""
     after: float = 0.0
-    """When it begins, in seconds from now: with ``seconds``, faults make phases."""
+    """When it begins, in seconds from the first request to such an endpoint: with ``seconds``, faults make phases."""
     seconds: float | None = None
     """How long it lasts from then on; None: no end."""
     status: int = 500

@@ -13,10 +13,10 @@ class Faults:
     """The faults of one configuration, used up as requests come; deterministic for a seed."""
 
     def __init__(self, config: Config, seed: int) -> None:
-        """Windows of time start now."""
+        """Windows of time start with the first request that could be hit by one."""
         self._random = random.Random(seed)
         self._left = [(fault, fault.count) for fault in config.faults]
-        self._started = time.monotonic()
+        self._started: float | None = None
         self.limits = {
             name: Bucket(per_minute, config.burst_seconds)
             for name, per_minute in (
@@ -28,6 +28,8 @@ class Faults:
 
     def draw(self, endpoint: Endpoint) -> Fault | None:
         """The first fault that hits this request."""
+        if self._started is None and any(fault.endpoint in (None, endpoint) for fault, _ in self._left):
+            self._started = time.monotonic()
         for number, (fault, left) in enumerate(self._left):
             if not self._applies(fault, endpoint, left):
                 continue
@@ -50,7 +52,7 @@ class Faults:
     def _applies(self, fault: Fault, endpoint: Endpoint, left: int | None) -> bool:
         if fault.endpoint not in (None, endpoint) or left == 0:
             return False
-        since = time.monotonic() - self._started - fault.after
+        since = time.monotonic() - (self._started or 0.0) - fault.after
         if since < 0 or (fault.seconds is not None and since > fault.seconds):
             return False
         return fault.probability >= 1.0 or self._random.random() < fault.probability

@@ -62,6 +62,12 @@ WHERE i.run_id = :run_id AND i.number = r.number AND i.status = 'queued'
 _END = sa.text("""
 UPDATE run_items SET status = :status WHERE run_id = :run_id AND number = ANY(:numbers) AND status = 'queued'
 """)
+# Documents are always locked in the order of their keys, so that runs over the same ones wait and never deadlock.
+_LOCK_DOCUMENTS = sa.text("""
+SELECT FROM documents d JOIN runs r ON r.id = :run_id AND d.kb_id = r.kb_id
+WHERE d.key = ANY(SELECT key FROM run_items WHERE run_id = :run_id AND number = ANY(:numbers))
+ORDER BY d.key FOR NO KEY UPDATE OF d
+""")
 # A document that was live before stays live.
 _FAIL = sa.text("""
 WITH failed AS (
@@ -290,6 +296,7 @@ def _fail(
 ) -> int:
     rows = recordset({"number": number, "error": error.to_json()} for number, error in errors.items())
     values = {"run_id": run_id, "rows": rows, "stage": stage, "attempt": attempt}
+    connection.execute(_LOCK_DOCUMENTS, {"run_id": run_id, "numbers": list(errors)})
     return int(connection.execute(_FAIL, values).scalar_one())
 
 

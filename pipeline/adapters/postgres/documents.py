@@ -14,6 +14,14 @@ from pipeline.types import Block, Draft, DraftChunk, Source, Value
 _KNOWN = sa.text("""
 SELECT key, origin, content_hash, error IS NOT NULL AS failed FROM documents WHERE kb_id = :kb_id AND key = ANY(:keys)
 """)
+# Before documents are changed they are locked in the order of their keys, as registering them does: runs over the same
+# ones then wait for each other and never deadlock.
+_LOCK = sa.text("""
+SELECT FROM documents WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY kb_id, key FOR NO KEY UPDATE
+""")
+_LOCK_KEYS = sa.text("""
+SELECT FROM documents WHERE kb_id = :kb_id AND key = ANY(:keys) ORDER BY key FOR NO KEY UPDATE
+""")
 _CONFIRM = sa.text("""
 UPDATE documents d SET origin = r.origin, error = NULL
 FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(key text, origin text)
@@ -94,9 +102,14 @@ _FORGET = sa.text("""
 DELETE FROM document_versions v USING documents d
 WHERE d.id = v.document_id AND d.id = ANY(CAST(:ids AS uuid[])) AND v.generation < d.live_generation
 """)
+_PAGE = 20_000
+# Documents page by page in the order of their keys: a knowledge base may be too large for the time a statement has.
+_PAGE_END = sa.text("""
+SELECT max(key) FROM (SELECT key FROM documents WHERE kb_id = :kb_id AND key > :after ORDER BY key LIMIT :limit) page
+""")
 _VANISHED = sa.text("""
 SELECT d.id::text FROM documents d
-WHERE d.kb_id = :kb_id
+WHERE d.kb_id = :kb_id AND d.key > :after AND d.key <= :end
   AND EXISTS (SELECT FROM unnest(CAST(:roots AS text[])) AS root
               WHERE d.origin = root OR starts_with(d.origin, rtrim(root, '/') || '/'))
   -- What another run has added since this one listed its sources has not vanished.
@@ -104,7 +117,7 @@ WHERE d.kb_id = :kb_id
   AND NOT EXISTS (SELECT FROM run_items i WHERE i.run_id = :run_id AND i.key = d.key)
   AND NOT EXISTS (SELECT FROM run_items i WHERE i.run_id = :run_id AND i.status NOT IN ('done', 'unchanged')
                   AND i.source->>'origin' = d.origin)
-ORDER BY d.id
+ORDER BY d.key
 """)
 _GIVEN_UP = sa.text("""
 SELECT i.document_id::text, i.generation FROM run_items i
@@ -162,7 +175,8 @@ class Documents:
     def confirm(self, kb_id: str, sources: Sequence[Source]) -> None:
         """Documents that are live as these sources have them: note their origin, and forget a failure since."""
         rows = recordset({"key": source.key, "origin": source.origin} for source in sources)
-        with statement(self._engine) as connection:
+        with transaction(self._engine) as connection:
+            connection.execute(_LOCK_KEYS, {"kb_id": kb_id, "keys": [source.key for source in sources]})
             connection.execute(_CONFIRM, {"kb_id": kb_id, "rows": rows})
 
     def save_drafts(self, drafts: Sequence[Draft]) -> None:
@@ -197,6 +211,7 @@ class Documents:
         a chunk none at all. Returns those that came too late: their document is gone, or live at a newer generation.
         """
         with transaction(self._engine) as connection:
+            connection.execute(_LOCK, {"ids": [document for document, _ in versions]})
             connection.execute(_SWITCH, {"rows": _versions(versions)})
             return {(row[0], row[1]) for row in connection.execute(_OUTDATED, {"rows": _versions(versions)})}
 
@@ -212,16 +227,21 @@ class Documents:
 
     def forget_superseded(self, document_ids: Sequence[str]) -> None:
         """Delete the generations older than the live one, with their chunks."""
-        with statement(self._engine) as connection:
+        with transaction(self._engine) as connection:
+            connection.execute(_LOCK, {"ids": list(document_ids)})
             connection.execute(_FORGET, {"ids": list(document_ids)})
 
-    def vanished(self, kb_id: str, run_id: str, roots: Sequence[str]) -> list[str]:
+    def vanished(self, kb_id: str, run_id: str, roots: Sequence[str], *, page: int = _PAGE) -> list[str]:
         """Ids of documents that came from under ``roots`` and that the run did not meet; not those of a file that the
-        run could not read in full: it may still hold them.
+        run could not read in full: it may still hold them. One statement looks at ``page`` documents.
         """
-        values = {"kb_id": kb_id, "run_id": run_id, "roots": list(roots)}
+        values: dict[str, Any] = {"kb_id": kb_id, "run_id": run_id, "roots": list(roots), "after": "", "limit": page}
+        found: list[str] = []
         with statement(self._engine) as connection:
-            return list(connection.execute(_VANISHED, values).scalars())
+            while (end := connection.execute(_PAGE_END, values).scalar()) is not None:
+                found += connection.execute(_VANISHED, values | {"end": end}).scalars()
+                values["after"] = end
+        return found
 
     def given_up(self, run_id: str, limit: int) -> list[tuple[str, int]]:
         """(document, generation) of drafts that a run began and failed to make live."""
@@ -241,12 +261,14 @@ class Documents:
     def hide(self, document_ids: Sequence[str]) -> list[str]:
         """Take documents out of every answer, and return the ids of their chunks; :meth:`delete` comes after."""
         with transaction(self._engine) as connection:
+            connection.execute(_LOCK, {"ids": list(document_ids)})
             connection.execute(_HIDE, {"ids": list(document_ids)})
             return list(connection.execute(_CHUNK_IDS, {"ids": list(document_ids)}).scalars())
 
     def delete(self, document_ids: Sequence[str]) -> None:
         """Delete documents with their generations and chunks."""
-        with statement(self._engine) as connection:
+        with transaction(self._engine) as connection:
+            connection.execute(_LOCK, {"ids": list(document_ids)})
             connection.execute(_DELETE, {"ids": list(document_ids)})
 
 

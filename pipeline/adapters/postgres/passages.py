@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from pipeline.adapters.postgres.engine import statement
 from pipeline.errors import NotFound
-from pipeline.types import Passage
+from pipeline.types import Parent, Passage
 
 _LIVE = sa.text("""
 SELECT c.id::text AS chunk_id, c.document_id::text, d.title, d.key AS source, c.page, c.section,
@@ -18,6 +18,17 @@ FROM chunks c JOIN documents d ON d.id = c.document_id AND d.live_generation = c
 WHERE c.id = ANY(CAST(:ids AS uuid[])) AND c.kb_id = :kb_id
 """)
 _TEXTS = sa.text("SELECT id::text, text FROM chunks WHERE id = ANY(CAST(:ids AS uuid[])) AND kb_id = :kb_id")
+# One row for each parent, so that a text is read once for all its chunks.
+_PARENTS = sa.text("""
+SELECT w.ids, w.start, w."end", substring(v.text FROM w.start + 1 FOR w."end" - w.start)
+FROM (
+    SELECT array_agg(c.id::text) AS ids, c.document_id, c.generation,
+        coalesce(c.parent_start, c.start_char) AS start, coalesce(c.parent_end, c.end_char) AS "end"
+    FROM chunks c JOIN documents d ON d.id = c.document_id AND d.live_generation = c.generation
+    WHERE c.id = ANY(CAST(:ids AS uuid[])) AND c.kb_id = :kb_id
+    GROUP BY c.document_id, c.generation, coalesce(c.parent_start, c.start_char), coalesce(c.parent_end, c.end_char)
+) w JOIN document_versions v ON v.document_id = w.document_id AND v.generation = w.generation
+""")
 _LIST = sa.text("""
 SELECT id::text, key, title, format, status, chunk_count AS chunks, live_generation AS generation, error, updated_at
 FROM documents WHERE kb_id = :kb_id AND (:status = '' OR status = :status) ORDER BY key LIMIT :limit
@@ -60,6 +71,12 @@ class Passages:
         """Texts by chunk id; a chunk that is gone is left out."""
         with statement(self._engine) as connection:
             return {row[0]: row[1] for row in connection.execute(_TEXTS, {"ids": list(chunk_ids), "kb_id": kb_id})}
+
+    def parents(self, kb_id: str, chunk_ids: Sequence[str]) -> dict[str, Parent]:
+        """Parents of live chunks by chunk id, the chunk itself where none is stored; those not live are left out."""
+        with statement(self._engine) as connection:
+            rows = connection.execute(_PARENTS, {"ids": list(chunk_ids), "kb_id": kb_id})
+            return {chunk: Parent(*row[1:]) for row in rows for chunk in row[0]}
 
     def documents(self, kb_id: str, *, status: str = "", limit: int = 100) -> list[dict[str, Any]]:
         """Rows for a listing, by key."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
@@ -43,7 +44,9 @@ SELECT r.id::text, r.kind, t.name AS tenant, k.name AS kb, r.status, r.created_a
     coalesce(b.items, 0) AS items, coalesce(b.over, 0) AS over, coalesce(b.failed, 0) AS failed
 FROM (
     SELECT r.* FROM runs r JOIN knowledge_bases k ON k.id = r.kb_id JOIN tenants t ON t.id = k.tenant_id
-    WHERE t.name = :tenant AND (:status = '' OR r.status = :status) ORDER BY r.created_at DESC LIMIT :limit
+    WHERE t.name = :tenant AND (:status = '' OR r.status = :status)
+      AND r.id BETWEEN CAST(:lowest AS uuid) AND CAST(:highest AS uuid)
+    ORDER BY r.created_at DESC LIMIT :limit
 ) r JOIN knowledge_bases k ON k.id = r.kb_id JOIN tenants t ON t.id = k.tenant_id
 LEFT JOIN LATERAL (
     SELECT sum(items) AS items, sum(done + unchanged + failed) AS over, sum(failed) AS failed
@@ -91,6 +94,9 @@ UPDATE run_items SET status = 'queued', error = NULL, stage = NULL, attempt = NU
 WHERE run_id = :id AND status = 'failed'
 """)
 _REOPEN = sa.text("UPDATE runs SET status = 'running', error = NULL, finished_at = NULL WHERE id = :id")
+
+_DIGITS = 32
+_BEGINNING = re.compile(rf"[0-9a-f]{{1,{_DIGITS}}}")
 
 
 class Runs:
@@ -157,6 +163,13 @@ class Runs:
         with statement(self._engine) as connection:
             return [_failure(row) for row in connection.execute(_FAILURES, values).mappings()]
 
+    def matching(self, tenant: str, prefix: str, limit: int = 20) -> list[RunSummary]:
+        """Runs of a tenant whose id begins so, newest first; none where that is no beginning of an id."""
+        digits = prefix.replace("-", "").lower()
+        if not _BEGINNING.fullmatch(digits):
+            return []
+        return self._summaries(tenant, "", limit, lowest=digits.ljust(_DIGITS, "0"), highest=digits.ljust(_DIGITS, "f"))
+
     # ------------------------------------------------------------------ ending, and going on
 
     def finish(self, run_id: str, status: RunStatus, *, error: CeleriacError | None = None, pruned: int = 0) -> bool:
@@ -207,6 +220,11 @@ class Runs:
         with statement(self._engine) as connection:
             return list(connection.execute(_ABANDONED, {"seconds": seconds}).scalars())
 
+    def _summaries(self, tenant: str, status: str, limit: int, *, lowest: str, highest: str) -> list[RunSummary]:
+        values = {"tenant": tenant, "status": status, "limit": limit, "lowest": lowest, "highest": highest}
+        with statement(self._engine) as connection:
+            return [RunSummary.model_validate(dict(row)) for row in connection.execute(_LIST, values).mappings()]
+
     def _lock_ended(self, connection: sa.Connection, run_id: str) -> None:
         row = connection.execute(_LOCK, {"id": run_id}).mappings().first()
         if row is None:
@@ -218,9 +236,7 @@ class Runs:
 
     def list(self, tenant: str, status: str = "", limit: int = 20) -> list[RunSummary]:
         """Runs of a tenant, newest first."""
-        values = {"tenant": tenant, "status": status, "limit": limit}
-        with statement(self._engine) as connection:
-            return [RunSummary.model_validate(dict(row)) for row in connection.execute(_LIST, values).mappings()]
+        return self._summaries(tenant, status, limit, lowest="0" * _DIGITS, highest="f" * _DIGITS)
 
 
 def _run(row: Mapping[Any, Any]) -> Run:

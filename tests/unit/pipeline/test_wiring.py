@@ -4,18 +4,22 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.errors import BadSettings, ModelMismatch
+from pipeline.errors import BadSettings, ModelMismatch, TimedOut
 from pipeline.settings import Settings
-from pipeline.types import KnowledgeBase
+from pipeline.types import Batch, KnowledgeBase
 from pipeline.wiring import Parts, once
+from tests.installation import eventually, listed, new_kb, scalars
 
 ROOT = Path(__file__).resolve().parents[3]
+_LEASE_UNTIL = "SELECT lease_until FROM run_batches WHERE run_id = :id"
 
 
 def parts_of(**settings: object) -> Parts:
@@ -160,11 +164,12 @@ def test_there_is_a_reranker_where_an_address_says_so() -> None:
 
 def test_another_way_of_cutting_is_another_fingerprint() -> None:
     prints = {
-        parts_of(chunk_tokens=size, chunk_overlap_tokens=overlap).reading.fingerprint
+        parts_of(chunk_tokens=size, chunk_overlap_tokens=overlap, parent_tokens=parent).reading.fingerprint
         for size in (100, 200)
         for overlap in (0, 20)
+        for parent in (0, 1200)
     }
-    assert len(prints) == 4
+    assert len(prints) == 8
 
 
 def test_a_worker_warms_up_though_every_service_is_down() -> None:
@@ -177,9 +182,9 @@ def test_a_worker_warms_up_though_every_service_is_down() -> None:
 
 def test_closing_closes_what_was_built_and_builds_nothing(parts: Parts, redis_url: str) -> None:
     unused = parts_of()
-    empty = set(vars(unused))
+    before = set(vars(unused))
     unused.close()
-    assert set(vars(unused)) == empty
+    assert set(vars(unused)) == before
     used = parts_of(REDIS_URL=redis_url, DATABASE_URL=parts.database_url)
     used.knowledge_bases.list("default")
     used.redis.ping()
@@ -187,6 +192,22 @@ def test_closing_closes_what_was_built_and_builds_nothing(parts: Parts, redis_ur
     used.close()
     assert used.redis.connection_pool is not None
     assert used.engine.pool.checkedin() == 0  # type: ignore[attr-defined]
+
+
+def test_work_that_takes_every_connection_costs_no_lease(parts: Parts) -> None:
+    busy = parts_of(DATABASE_URL=parts.database_url, database_pool=1, heartbeat_ttl=2.0, statement_timeout=1.0)
+    run_id = listed(parts, new_kb(parts), 1)
+    lease = busy.batches.claim(Batch(run_id=run_id, number=0), "parse", str(uuid.uuid4()))
+    assert lease is not None
+    (until,) = scalars(parts, _LEASE_UNTIL, id=run_id)
+    with ExitStack() as taken:
+        for _ in range(2):
+            taken.enter_context(busy.engine.connect())
+        with pytest.raises(TimedOut):
+            busy.batches.items(lease)
+        with busy.leases.keeping(lease.holder):
+            assert eventually(lambda: scalars(parts, _LEASE_UNTIL, id=run_id) > [until])
+    busy.close()
 
 
 def test_a_part_loads_its_driver_and_no_other() -> None:

@@ -90,6 +90,15 @@ class TestFaults:
 
         assert [fault is not None for fault in drawn] == [False, True, True, False]
 
+    def test_faults_one_after_the_other_make_phases_from_the_first_request_on(self) -> None:
+        phases = [Fault(kind="status", status=429, seconds=0.2), Fault(kind="status", status=500, after=0.2)]
+        faults = Faults(Config(faults=phases), 0)
+        time.sleep(0.25)
+        first = faults.draw("embeddings")
+        time.sleep(0.25)
+        second = faults.draw("embeddings")
+        assert [fault and fault.status for fault in (first, second)] == [429, 500]
+
     def test_a_fault_ends_with_its_window_of_time(self) -> None:
         faults = Faults(Config(faults=[Fault(kind="hang", seconds=0.05)]), 0)
 
@@ -161,3 +170,9 @@ def test_it_can_be_configured_from_the_command_line_and_stops(start_standin: Cal
     process.stop()
     with pytest.raises(urllib.error.URLError):
         embed(process)
+
+
+def test_texts_of_refused_requests_are_counted_apart(standin: StandInProcess) -> None:
+    standin.configure(faults=[{"kind": "status", "status": 429, "count": 2}])
+    assert [embed(standin)[0] for _ in range(3)] == [429, 429, 200]
+    assert (standin.counters()["texts"], standin.counters()["texts_asked"]) == (1, 3)

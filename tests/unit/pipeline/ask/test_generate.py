@@ -11,7 +11,7 @@ from pipeline.adapters.openai_generator import OpenAIGenerator
 from pipeline.ask.generate import generate
 from pipeline.errors import AuthenticationFailed, ServerFault, TimedOut
 from pipeline.seams import Delta, GenerationRequest
-from pipeline.types import AnswerMode, AskOptions, AskState, KnowledgeBase, Passage, Question, Usage
+from pipeline.types import AnswerMode, AskOptions, AskState, KnowledgeBase, Parent, Passage, Question, Usage
 from tests.installation import Pad
 from tests.standin.fixture import StandInProcess
 
@@ -39,6 +39,9 @@ class Texts:
     def texts(self, kb_id: str, chunk_ids: Sequence[str]) -> Mapping[str, str]:
         assert kb_id == KB.id
         return {key: self.texts_by_id[key] for key in chunk_ids if key in self.texts_by_id}
+
+    def parents(self, kb_id: str, chunk_ids: Sequence[str]) -> Mapping[str, Parent]:
+        return {key: Parent(7, 7 + len(text), text) for key, text in self.texts(kb_id, chunk_ids).items()}
 
 
 class Scripted:
@@ -131,6 +134,16 @@ def test_a_citation_points_to_the_very_words_in_the_document() -> None:
     start, end = citation.start - 100, citation.end - 100  # the passage begins at 100
     assert citation.quote == TEXTS["c1"][start:end]
     assert "308" in citation.quote
+
+
+def test_parents_are_what_the_model_sees_the_answer_shows_and_citations_count_from() -> None:
+    generator = Scripted("They gave up 308 points. [1]")
+    after, _ = answered(asked("c1", "c2", parents=True), generator)
+    assert after.answer is not None
+    assert [(p.start, p.text) for p in generator.requests[0].passages] == [(7, TEXTS["c1"]), (7, TEXTS["c2"])]
+    assert [(p.start, p.end) for p in after.answer.passages] == [(7, 7 + len(text)) for text in TEXTS.values()]
+    (citation,) = after.answer.citations
+    assert citation.quote == TEXTS["c1"][citation.start - 7 : citation.end - 7]
 
 
 def test_texts_of_passages_do_not_ride_in_the_answer() -> None:

@@ -10,7 +10,7 @@ from pipeline.errors import BadQuestion
 from pipeline.settings import Settings
 from pipeline.types import AskOptions
 
-SETTINGS = Settings(ask_timeout=12, top_k=7, max_question_chars=20)
+SETTINGS = Settings(ask_timeout=12, top_k=7, parents=True, max_question_chars=20)
 
 
 def test_a_question_has_an_id_of_its_own_and_a_deadline() -> None:
@@ -23,10 +23,10 @@ def test_a_question_has_an_id_of_its_own_and_a_deadline() -> None:
 
 
 def test_the_callers_time_and_options_win_over_the_settings() -> None:
-    assert new_question("What?", SETTINGS).options == AskOptions(top_k=7)
+    assert new_question("What?", SETTINGS).options == AskOptions(top_k=7, parents=True)
     chosen = new_question("What?", SETTINGS, timeout=3, options=AskOptions(top_k=2), kb="docs", tenant="acme")
     assert chosen.deadline - chosen.submitted_at == pytest.approx(3)
-    assert (chosen.options.top_k, chosen.kb, chosen.tenant) == (2, "docs", "acme")
+    assert (chosen.options.top_k, chosen.options.parents, chosen.kb, chosen.tenant) == (2, False, "docs", "acme")
 
 
 def test_no_time_at_all_is_not_the_default_time() -> None:

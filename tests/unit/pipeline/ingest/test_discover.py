@@ -107,6 +107,7 @@ def test_names_that_are_no_utf8_or_hold_newlines_can_be_opened_from_their_origin
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(name)
     sources = [Source.decode(json.loads(json.dumps(s.encode()).encode())) for s in found(tmp_path)]
     assert sorted(decode_path(s.origin).read_bytes() for s in sources) == names
+    assert [s.key for s in sources] == [s.origin for s in sources]
 
 
 def test_json_lines_give_a_source_per_record_with_its_own_id(tmp_path: Path) -> None:

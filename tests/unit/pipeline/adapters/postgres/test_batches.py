@@ -453,8 +453,8 @@ PLACE = {"number": 7, "stage": "parse", "lane": 0, "step": 1, "limit": 8, "size"
 OFTEN = {
     ledger: list(names.split())
     for ledger, names in {
-        batches: "_LOOK _TAKE _COUNT_CRASH _ITEMS _RENEW _RECORD _MOVE_ON _END _FAIL _ABANDONED _OPEN_ITEMS _GIVE_UP "
-        "_STEP _LEFT_OPEN _NEXT _ANY_OPEN _SILENT _RECALL",
+        batches: "_LOOK _TAKE _COUNT_CRASH _ITEMS _RENEW _RECORD _MOVE_ON _END _LOCK_DOCUMENTS _FAIL _ABANDONED "
+        "_OPEN_ITEMS _GIVE_UP _STEP _LEFT_OPEN _NEXT _ANY_OPEN _SILENT _RECALL",
         runs: "_PROGRESS _FAILURES _LIST _FINISH _COUNT_OPEN _REQUEUE_BATCHES _REQUEUE_ITEMS",
     }.items()
 }
@@ -490,6 +490,8 @@ def test_no_statement_reads_all_the_sources_of_a_large_run(parts: Parts, kb: Kno
         "item": 700,
         "attempt": 1,
         "tenant": "default",
+        "lowest": "0" * 32,
+        "highest": "f" * 32,
         "rows": '[{"number": 700, "error": {}}]',
         "error": None,
         "pruned": 0,

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import sqlalchemy as sa
 
+from pipeline.errors import ParseFailed
 from pipeline.ingest.chunk import chunk_id
-from pipeline.types import Block, Draft, DraftChunk, KnowledgeBase, RunOptions, Source
+from pipeline.types import BatchOutcome, Block, Draft, DraftChunk, KnowledgeBase, RunOptions, Source
 from pipeline.wiring import Parts
-from tests.installation import execute
+from tests.installation import claimed, eventually, execute, scalars
 
 AWKWARD = "Größe 🧨👩‍👩‍👧‍👦 “quoted” 'single' \"double\" \\back %s {brace} \t tab\u2028line\n"
 
@@ -262,3 +265,58 @@ def test_what_the_run_met_has_not_vanished(parts: Parts, kb: KnowledgeBase) -> N
 def test_without_a_root_nothing_vanishes(parts: Parts, kb: KnowledgeBase) -> None:
     parts.documents.register(kb.id, [source("/a")])
     assert parts.documents.vanished(kb.id, str(uuid.uuid4()), []) == []
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 7, 100])
+def test_what_vanished_is_found_page_by_page(page: int, parts: Parts, kb: KnowledgeBase) -> None:
+    by_key = parts.documents.register(kb.id, [source(f"/{n % 2}/{n}") for n in range(7)])
+    run_id = str(uuid.uuid4())
+    parts.runs.create(run_id, kb.id, RunOptions(roots=("/0",)))
+    parts.runs.add(run_id, 0, [(0, source("/0/4"))])
+    wanted = [by_key[key][0] for key in ("/0/0", "/0/2", "/0/6")]
+    assert parts.documents.vanished(kb.id, run_id, ["/0"], page=page) == wanted
+
+
+# --------------------------------------------------------------------------- side by side
+
+
+def failing(parts: Parts, kb: KnowledgeBase, keys: list[str]) -> Callable[[], object]:
+    run_id = str(uuid.uuid4())
+    parts.runs.create(run_id, kb.id, RunOptions())
+    parts.runs.add(run_id, 0, [(number, source(key)) for number, key in enumerate(keys)])
+    parts.runs.start(run_id)
+    lease, failed = claimed(parts, run_id), dict.fromkeys(range(len(keys)), ParseFailed("It broke."))
+    return lambda: parts.batches.record(lease, BatchOutcome(failed=failed), next_stage="over")
+
+
+WRITERS: dict[str, Callable[[Parts, KnowledgeBase, dict[str, tuple[str, int]]], Callable[[], object]]] = {
+    "register": lambda parts, kb, found: lambda: parts.documents.register(kb.id, [source(key) for key in found]),
+    "confirm": lambda parts, kb, found: lambda: parts.documents.confirm(kb.id, [source(key, "/new") for key in found]),
+    "fail": lambda parts, kb, found: failing(parts, kb, list(found)),
+    "switch": lambda parts, _kb, found: lambda: parts.documents.switch(list(found.values())),
+    "forget": lambda parts, _kb, found: lambda: parts.documents.forget_superseded([id_ for id_, _ in found.values()]),
+    "hide": lambda parts, _kb, found: lambda: parts.documents.hide([id_ for id_, _ in found.values()]),
+    "delete": lambda parts, _kb, found: lambda: parts.documents.delete([id_ for id_, _ in found.values()]),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_whoever_waits_for_the_first_document_holds_none_after_it(writer: str, parts: Parts, kb: KnowledgeBase) -> None:
+    """All lock documents in the order of their keys: two runs over the same ones can't wait for each other."""
+    found = {key: published(parts, kb, key) for key in ("/3", "/2", "/1")}
+    newer = {key: registered(parts, kb, key) for key in found}
+    parts.documents.save_drafts([draft(*version) for version in newer.values()])
+    parts.documents.save_chunks(
+        kb.id, list(newer.values()), [piece for version in newer.values() for piece in pieces(kb, *version, "two")]
+    )
+    write = WRITERS[writer](parts, kb, newer)
+    with ThreadPoolExecutor(1) as pool, parts.engine.begin() as connection:
+        connection.execute(sa.text("SELECT FROM documents WHERE id = :id FOR UPDATE"), {"id": found["/1"][0]})
+        holder = connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
+        writing = pool.submit(write)
+        waiting = "SELECT pid FROM pg_stat_activity WHERE :holder = ANY(pg_blocking_pids(pid))"
+        assert eventually(lambda: scalars(parts, waiting, holder=holder))
+        others = "SELECT key FROM documents WHERE kb_id = :kb AND key > '/1' ORDER BY key FOR UPDATE SKIP LOCKED"
+        assert scalars(parts, others, kb=kb.id) == ["/2", "/3"]
+        connection.rollback()
+        writing.result(timeout=10)

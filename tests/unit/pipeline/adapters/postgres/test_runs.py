@@ -355,3 +355,30 @@ def test_runs_are_listed_newest_first_with_their_counts(parts: Parts) -> None:
     assert first.finished_at is None
     assert [run.id for run in parts.runs.list(tenant, status="cancelled")] == [old]
     assert [run.id for run in parts.runs.list(tenant, limit=1)] == [new]
+
+
+# --------------------------------------------------------------------------- by the beginning of an id
+
+
+def test_runs_are_found_by_the_beginning_of_their_id_among_those_of_their_tenant(parts: Parts) -> None:
+    tenant = f"t-{uuid.uuid4().hex}"
+    kb, other = new_kb(parts, tenant=tenant), new_kb(parts, tenant=f"{tenant}-other")
+    rest = uuid.uuid4().hex[8:]
+    first, second, third = (str(uuid.UUID(start + rest)) for start in ("ab120000", "ab12ffff", "ab130000"))
+    for run_id in (first, second, third):
+        parts.runs.create(run_id, kb.id, RunOptions())
+    parts.runs.create(str(uuid.uuid4()), other.id, RunOptions())
+
+    def matching(prefix: str, of: str = tenant) -> list[str]:
+        return [run.id for run in parts.runs.matching(of, prefix)]
+
+    assert matching("ab12") == [second, first], "the newest comes first"
+    assert matching("AB12F") == matching(second[:13]) == matching(second) == [second]
+    assert matching("ab1") == [third, second, first]
+    assert matching("ab14") == matching("ab12", other.tenant) == []
+
+
+@pytest.mark.parametrize("prefix", ["", "-", "xyz", "ab%", "a" * 33])
+def test_what_begins_no_id_matches_no_run(prefix: str, parts: Parts, kb: KnowledgeBase) -> None:
+    parts.runs.create(str(uuid.uuid4()), kb.id, RunOptions())
+    assert parts.runs.matching(kb.tenant, prefix) == []
