@@ -65,7 +65,7 @@ def give_up(name: IngestStage, batch: Batch, error: CeleriacError, parts: Parts,
 def end(run_id: str, parts: Parts) -> int:
     """Finalize; returns how many documents were pruned."""
     run = parts.runs.find(run_id)
-    _require_match(run, parts)
+    require_match(run.kb, parts.settings)  # who sent the run may have other settings than who works on it
     return finalize(
         run,
         manifest=parts.runs,
@@ -78,7 +78,7 @@ def end(run_id: str, parts: Parts) -> int:
 
 def _work(lease: Lease, parts: Parts, attempt: int) -> None:
     run = parts.runs.find(lease.batch.run_id)
-    _require_match(run, parts)
+    require_match(run.kb, parts.settings)
     stage, following = _STAGES[lease.stage]
     items = parts.batches.items(lease)
     if not _is_suspect(lease, parts):
@@ -113,11 +113,6 @@ def _spared(items: Sequence[RunItem], lease: Lease, parts: Parts, attempt: int) 
     return sorted((item for item in left if item.crashes < most), key=lambda item: item.crashes)
 
 
-def _require_match(run: Run, parts: Parts) -> None:
-    """Who sent the run may have other settings than who works on it."""
-    require_match(run.kb, embedding_model=parts.settings.embedder_name, store=parts.settings.store_name)
-
-
 def _parse(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
     return parse(
         items,
@@ -147,7 +142,7 @@ def _embed(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
         run,
         chunks=parts.documents,
         cache=parts.embeddings,
-        embedder=parts.embedder,
+        embedder=parts.embedder_for(run.kb),
         timeout=parts.settings.embed_timeout,
         go_on=lambda: _is_running(run.id, parts),
     )
