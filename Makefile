@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STORE ?= pgvector
 SEEDS ?= 20
 
-.PHONY: demo test lint chaos bench-ingest install lock clean
+.PHONY: demo test lint chaos bench-ingest bench-faults install lock clean
 
 demo: install  ## Start the embedded stack, ingest our own docs, ask two questions, stop everything.
 	@$(BIN)/python -m deploy.local.demo
@@ -25,6 +25,9 @@ lint: install
 
 bench-ingest: install  ## Measure ingest (docs/performance.md); BENCH="--parts api" passes options on.
 	@$(BIN)/python -m tests.benchmarks.ingest $(BENCH)
+
+bench-faults: install  ## Ingest through a service that limits, fails and hangs (docs/operations.md).
+	@$(BIN)/python -m tests.benchmarks.faults $(BENCH)
 
 install: $(VENV)/.installed
 

@@ -6,7 +6,7 @@
     │   ├── BadSettings            an option, setting or file that makes no sense
     │   ├── NotFound               a knowledge base, document, question or path that isn't there
     │   ├── EmptyKnowledgeBase     it is there and holds nothing that could answer
-    │   ├── ModelMismatch          asked with another embedding model or store than it was built with
+    │   ├── ModelMismatch          its embedding model or its store can't be had with these settings
     │   └── Conflict               it exists already, or is in use
     ├── UpstreamError              a service outside this process
     │   ├── Unreachable            refused, reset, unresolved           (retryable)

@@ -97,7 +97,7 @@ def _one(kb: KnowledgeBase, text: str, parts: Parts) -> dict[str, tuple[Iterable
     settings = parts.settings
     question = new_question(text, settings, kb=kb.name, tenant=kb.tenant)
     begun = time.perf_counter()
-    state = embed(AskState(question=question, kb=kb), embedder=parts.embedder, timeout=settings.embed_timeout)
+    state = embed(AskState(question=question, kb=kb), embedder=parts.embedder_for(kb), timeout=settings.embed_timeout)
     embedding_ms = (time.perf_counter() - begun) * 1000
     vector = unpack_vector(state.vector or "")
     limit, timeout = max(_DEPTH, settings.candidates), settings.search_timeout

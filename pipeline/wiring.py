@@ -12,9 +12,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline.errors import BadSettings
+from pipeline.matching import require_match
 from pipeline.seams import Chunker, Embedder, Generator, Parser, RemoteFiles, Reranker, VectorStore
 from pipeline.settings import OFFLINE_EMBEDDER, OFFLINE_GENERATOR, Settings
-from pipeline.types import Reading
+from pipeline.types import KnowledgeBase, Reading
 
 if TYPE_CHECKING:
     import openai
@@ -41,7 +42,7 @@ class once(Generic[T]):  # noqa: N801 - a decorator, spelled like property
     """A property computed once, also where many greenlets or threads ask for it first at the same time."""
 
     # One lock for all parts, since parts ask for parts.
-    _lock = threading.RLock()
+    lock = threading.RLock()
 
     def __init__(self, build: Callable[[Any], T]) -> None:
         """Decorates the method that builds the part."""
@@ -54,7 +55,7 @@ class once(Generic[T]):  # noqa: N801 - a decorator, spelled like property
     def __get__(self, instance: Any, owner: type[Any] | None = None) -> T:
         built = instance.__dict__
         if self._name not in built:
-            with self._lock:
+            with self.lock:
                 if self._name not in built:
                     built[self._name] = self._build(instance)
         part: T = built[self._name]
@@ -69,6 +70,7 @@ class Parts:
         self.settings = settings
         self.bound_document: Callable[[], AbstractContextManager[None]] = nullcontext
         """What each document is read and cut in; a process made for that bounds the time it takes."""
+        self._embedders: dict[str, Embedder] = {}
 
     # ------------------------------------------------------------------ services
 
@@ -216,36 +218,68 @@ class Parts:
 
     @once
     def embedder(self) -> Embedder:
-        """The embedding model in use."""
+        """The embedding model of new knowledge bases."""
         settings = self.settings
-        if settings.embedder_name == OFFLINE_EMBEDDER:
-            from pipeline.adapters.wordllama_embedder import WordllamaEmbedder
+        if settings.embedder_name != OFFLINE_EMBEDDER:
+            return self._hosted_embedder(settings.embedder_name, settings.embedding_dimensions)
+        from pipeline.adapters.wordllama_embedder import WordllamaEmbedder
 
-            return WordllamaEmbedder()
+        return WordllamaEmbedder()
+
+    @once
+    def offline_embedder(self) -> Embedder:
+        """The embedding model that needs no service."""
+        if self.settings.embedder_name == OFFLINE_EMBEDDER:
+            return self.embedder
+        from pipeline.adapters.wordllama_embedder import WordllamaEmbedder
+
+        return WordllamaEmbedder()
+
+    def embedder_for(self, kb: KnowledgeBase) -> Embedder:
+        """The embedding model that the knowledge base was built with; raises ModelMismatch where it can't be had."""
+        require_match(kb, self.settings)
+        if self._is_default(kb):
+            return self.embedder
+        if kb.embedding_model == OFFLINE_EMBEDDER:
+            return self.offline_embedder
+        with once.lock:
+            if kb.vector_space not in self._embedders:
+                self._embedders[kb.vector_space] = self._hosted_embedder(kb.embedding_model, kb.dimensions)
+            return self._embedders[kb.vector_space]
+
+    def _is_default(self, kb: KnowledgeBase) -> bool:
+        """Whether the settings name the model of this knowledge base, and its size: no size means the model's own."""
+        if kb.embedding_model != self.settings.embedder_name:
+            return False
+        if kb.embedding_model == OFFLINE_EMBEDDER:
+            return True
+        from pipeline.adapters.openai_embedder import NATIVE_DIMENSIONS
+
+        own = NATIVE_DIMENSIONS.get(kb.embedding_model, kb.dimensions)
+        return kb.dimensions == (self.settings.embedding_dimensions or own)
+
+    def _hosted_embedder(self, model: str, dimensions: int | None) -> Embedder:
         from pipeline.adapters.openai_embedder import OpenAIEmbedder
 
         return OpenAIEmbedder(
             self.openai,
-            settings.embedder_name,
-            settings.embedding_dimensions,
-            max_texts=settings.embed_batch_texts,
-            max_tokens=settings.embed_batch_tokens,
-            concurrency=settings.embed_concurrency,
-            pace=self.embedding_pace,
+            model,
+            dimensions,
+            max_texts=self.settings.embed_batch_texts,
+            max_tokens=self.settings.embed_batch_tokens,
+            concurrency=self.settings.embed_concurrency,
+            pace=self._pace_of(model),
         )
 
-    @once
-    def embedding_pace(self) -> Pace:
-        """How fast ingest may call the embedding service, agreed with all other workers."""
+    def _pace_of(self, model: str) -> Pace:
+        """How fast ingest may call the embedding service for this model, agreed with all other workers."""
         from pipeline.adapters.redis_pace import RedisGateStore
         from pipeline.gate import LocalGateStore
         from pipeline.pacing import Pace
 
         if self.settings.redis_url is None:  # a command that runs without a broker
             return Pace("openai", LocalGateStore(), most=self.settings.embed_concurrency)
-        store = RedisGateStore(
-            self.redis, namespace=self.settings.namespace, upstream="openai", model=self.settings.embedder_name
-        )
+        store = RedisGateStore(self.redis, namespace=self.settings.namespace, upstream="openai", model=model)
         return Pace("openai", store, most=self.settings.embed_concurrency)
 
     @once
@@ -253,10 +287,8 @@ class Parts:
         """What writes the answers."""
         if self.settings.generator_name == OFFLINE_GENERATOR:
             from pipeline.adapters.extractive import ExtractiveGenerator
-            from pipeline.adapters.wordllama_embedder import WordllamaEmbedder
 
-            offline = self.settings.embedder_name == OFFLINE_EMBEDDER
-            return ExtractiveGenerator(self.embedder if offline else WordllamaEmbedder())
+            return ExtractiveGenerator(self.offline_embedder)
         from pipeline.adapters.openai_generator import OpenAIGenerator
 
         return OpenAIGenerator(

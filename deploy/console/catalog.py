@@ -148,11 +148,11 @@ def docs_delete(
 ) -> None:
     """Delete one document with its vectors."""
     from pipeline.ingest.removal import remove
-    from pipeline.matching import require_match
+    from pipeline.matching import require_store
 
     parts = current_parts()
     found = parts.knowledge_bases.find(tenant, kb)
-    require_match(found, embedding_model=found.embedding_model, store=parts.settings.store_name)
+    require_store(found, parts.settings)
     document = _document(parts, found.id, name)
     if not yes:
         typer.confirm(f"Delete {document['key']!r} with {document['chunks']} chunks?", abort=True)

@@ -79,7 +79,9 @@ def ingest(
 
 
 def open_knowledge_base(parts: Parts, tenant: str, name: str) -> KnowledgeBase:
-    """The knowledge base, made for the parts in use if it isn't there; raises ModelMismatch."""
+    """The knowledge base, made for the parts in use if it isn't there; raises ModelMismatch. One that is there keeps
+    its embedding model.
+    """
     settings = parts.settings
     try:
         kb = parts.knowledge_bases.find(tenant, name)
@@ -87,7 +89,7 @@ def open_knowledge_base(parts: Parts, tenant: str, name: str) -> KnowledgeBase:
         kb = parts.knowledge_bases.find_or_create(
             tenant, name, model=settings.embedder_name, dimensions=parts.embedder.dimensions, store=settings.store_name
         )
-    require_match(kb, embedding_model=settings.embedder_name, store=settings.store_name)
+    require_match(kb, settings)
     return kb
 
 
@@ -102,6 +104,8 @@ def start_run(
     listed = Listed(prune=options.prune, quiet=quiet)
     sources = given.discover(parts, options.fields, listed)
     kb = open_knowledge_base(parts, tenant, name)
+    if not quiet and kb.embedding_model != parts.settings.embedder_name:
+        note(f"{name!r} keeps its model {kb.embedding_model}; CELERIAC_EMBEDDING_MODEL is for new knowledge bases.")
     client = client_of(parts)
     run_id = str(uuid.uuid4())
     parts.runs.create(run_id, kb.id, options)

@@ -10,10 +10,10 @@ import typer
 
 from deploy.console.context import current_parts
 from deploy.console.output import Json, counting, err, note, say, say_json
-from pipeline.errors import BadSettings, ModelMismatch
+from pipeline.errors import BadSettings
 from pipeline.ingest.inspection import Example, Findings, Kind, OnProgress, inspect
 from pipeline.ingest.repair import Repaired, repair
-from pipeline.matching import require_match
+from pipeline.matching import require_store
 from pipeline.types import KnowledgeBase
 from pipeline.wiring import Parts
 
@@ -61,7 +61,7 @@ def fsck(
         raise BadSettings("--kb and --all exclude each other.", "Name one knowledge base, or take all of them.")
     named = parts.knowledge_bases.list(tenant) if every else (parts.knowledge_bases.find(tenant, kb or "default"),)
     for one in named:
-        require_match(one, embedding_model=one.embedding_model, store=parts.settings.store_name)
+        require_store(one, parts.settings)
     reports = [_check(parts, one, examples, mend=mend, quiet=as_json) for one in named]
     ok = all(report["ok"] for report in reports)
     if as_json:
@@ -103,19 +103,13 @@ def _inspect(parts: Parts, kb: KnowledgeBase, examples: int, *, quiet: bool) -> 
 
 
 def _repair(parts: Parts, kb: KnowledgeBase, found: Findings, *, quiet: bool) -> Repaired:
-    if found.to_embed and parts.settings.embedder_name != kb.embedding_model:
-        raise ModelMismatch(
-            f"{found.to_embed} texts must be embedded by {kb.embedding_model}, but {parts.settings.embedder_name} is "
-            "in use.",
-            f"Set CELERIAC_EMBEDDING_MODEL={kb.embedding_model} and run it again.",
-        )
     with _progress(f"{kb.name}: {{count:,}} {{what}}", quiet=quiet) as on_progress:
         return repair(
             kb,
             ledger=parts.inspection,
             store=parts.store,
             cache=parts.embeddings,
-            embedder=parts.embedder if found.to_embed else None,
+            embedder=parts.embedder_for(kb) if found.to_embed else None,
             knowledge_bases=parts.knowledge_bases,
             timeout=parts.settings.write_timeout,
             embed_timeout=parts.settings.embed_timeout,

@@ -81,18 +81,12 @@ def _left(state: AskState, at_most: float) -> float:
 
 
 def _guard(state: AskState, parts: Parts, _sink: AnswerSink | None, _attempt: int) -> AskState:
-    settings = parts.settings
-    return guard(
-        state,
-        knowledge_bases=parts.knowledge_bases,
-        embedding_model=settings.embedder_name,
-        store=settings.store_name,
-        max_chars=settings.max_question_chars,
-    )
+    return guard(state, knowledge_bases=parts.knowledge_bases, settings=parts.settings)
 
 
 def _embed(state: AskState, parts: Parts, _sink: AnswerSink | None, _attempt: int) -> AskState:
-    return embed(state, embedder=parts.embedder, timeout=_left(state, parts.settings.embed_timeout))
+    embedder = parts.embedder_for(state.kb) if state.kb else parts.embedder
+    return embed(state, embedder=embedder, timeout=_left(state, parts.settings.embed_timeout))
 
 
 def _search(state: AskState, parts: Parts, _sink: AnswerSink | None, _attempt: int) -> AskState:

@@ -9,6 +9,7 @@ from typing import Protocol
 from pipeline.errors import BadQuestion, EmptyKnowledgeBase
 from pipeline.injection import find_injections
 from pipeline.matching import require_match
+from pipeline.settings import Settings
 from pipeline.types import AskState, KnowledgeBase
 
 # Overrides of the direction of writing: they show a reader something else than what the model reads.
@@ -23,13 +24,11 @@ class KnowledgeBases(Protocol):
         """The knowledge base of that name; raises NotFound."""
 
 
-def guard(
-    state: AskState, *, knowledge_bases: KnowledgeBases, embedding_model: str, store: str, max_chars: int
-) -> AskState:
+def guard(state: AskState, *, knowledge_bases: KnowledgeBases, settings: Settings) -> AskState:
     """Refuse what can't be answered before it costs anything, and flag what looks like prompt injection."""
-    text = check_text(state.question.text, max_chars=max_chars)
+    text = check_text(state.question.text, max_chars=settings.max_question_chars)
     kb = knowledge_bases.find(state.question.tenant, state.question.kb)
-    require_match(kb, embedding_model=embedding_model, store=store)
+    require_match(kb, settings)
     if kb.chunks == 0:
         raise EmptyKnowledgeBase(f"Knowledge base {kb.name!r} is empty.")
     question = state.question.model_copy(update={"text": text})

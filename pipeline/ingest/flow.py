@@ -65,7 +65,7 @@ def give_up(name: IngestStage, batch: Batch, error: CeleriacError, parts: Parts,
 def end(run_id: str, parts: Parts) -> int:
     """Finalize; returns how many documents were pruned."""
     run = parts.runs.find(run_id)
-    _require_match(run, parts)
+    require_match(run.kb, parts.settings)  # who sent the run may have other settings than who works on it
     return finalize(
         run,
         manifest=parts.runs,
@@ -78,16 +78,16 @@ def end(run_id: str, parts: Parts) -> int:
 
 def _work(lease: Lease, parts: Parts, attempt: int) -> None:
     run = parts.runs.find(lease.batch.run_id)
-    _require_match(run, parts)
+    require_match(run.kb, parts.settings)
     stage, following = _STAGES[lease.stage]
     items = parts.batches.items(lease)
     if not _is_suspect(lease, parts):
-        parts.batches.record(lease, stage(items, run, parts, lease), attempt=attempt, next_stage=following)
+        parts.batches.record(lease, stage(items, run, parts), attempt=attempt, next_stage=following)
         return
     chunks = 0
     for item in _spared(items, lease, parts, attempt):
         parts.batches.alone(lease, item.number)
-        outcome = stage([item], run, parts, lease)
+        outcome = stage([item], run, parts)
         # Whoever takes over cuts all of them again: counted at the end, they count once.
         chunks += outcome.chunks
         parts.batches.record(lease, outcome.model_copy(update={"chunks": 0}), attempt=attempt)
@@ -113,12 +113,7 @@ def _spared(items: Sequence[RunItem], lease: Lease, parts: Parts, attempt: int) 
     return sorted((item for item in left if item.crashes < most), key=lambda item: item.crashes)
 
 
-def _require_match(run: Run, parts: Parts) -> None:
-    """Who sent the run may have other settings than who works on it."""
-    require_match(run.kb, embedding_model=parts.settings.embedder_name, store=parts.settings.store_name)
-
-
-def _parse(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
+def _parse(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
     return parse(
         items,
         run,
@@ -130,7 +125,7 @@ def _parse(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> B
     )
 
 
-def _chunk(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
+def _chunk(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
     return chunk(
         items,
         run,
@@ -141,19 +136,19 @@ def _chunk(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> B
     )
 
 
-def _embed(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
+def _embed(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
     return embed(
         items,
         run,
         chunks=parts.documents,
         cache=parts.embeddings,
-        embedder=parts.embedder,
+        embedder=parts.embedder_for(run.kb),
         timeout=parts.settings.embed_timeout,
         go_on=lambda: _is_running(run.id, parts),
     )
 
 
-def _upsert(items: Sequence[RunItem], run: Run, parts: Parts, _lease: Lease) -> BatchOutcome:
+def _upsert(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
     outcome = upsert(
         items,
         run,
@@ -172,7 +167,7 @@ def _is_running(run_id: str, parts: Parts) -> bool:
 
 
 # By name: the stage, and what comes after it.
-_STAGES: dict[IngestStage, tuple[Callable[[Sequence[RunItem], Run, Parts, Lease], BatchOutcome], str]] = {
+_STAGES: dict[IngestStage, tuple[Callable[[Sequence[RunItem], Run, Parts], BatchOutcome], str]] = {
     "parse": (_parse, "chunk"),
     "chunk": (_chunk, "embed"),
     "embed": (_embed, "upsert"),

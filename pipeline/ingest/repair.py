@@ -197,7 +197,7 @@ class _Repair:
         if self.embedder is None or self.embedder.model != self.kb.embedding_model:
             raise ModelMismatch(
                 f"{len(texts)} texts have no vector in the cache and must be embedded by {self.kb.embedding_model}.",
-                f"Set CELERIAC_EMBEDDING_MODEL={self.kb.embedding_model} and run it again.",
+                "Run it again: that model is then made ready.",
             )
         vectors = self.embedder.embed(texts, timeout=self.embed_timeout).vectors
         wrong = next((len(vector) for vector in vectors if len(vector) != self.kb.dimensions), None)

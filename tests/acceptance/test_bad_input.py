@@ -108,10 +108,15 @@ def test_an_empty_folder_is_nothing_to_ingest(cli: CommandLine, tmp_path: Path, 
     assert filled.question("Anybody there?")["error"]["code"] == "EmptyKnowledgeBase"
 
 
-def test_a_knowledge_base_of_another_model_is_no_source_of_nonsense(cli: CommandLine, tmp_path: Path) -> None:
+def test_a_knowledge_base_keeps_its_model_when_the_setting_names_another(cli: CommandLine, tmp_path: Path) -> None:
+    file = _written(tmp_path / "a.txt", b"Newts live in ponds.")
+    assert cli("ingest", file, "--kb", "keeps").status == 0
     other = cli.with_environment(CELERIAC_EMBEDDING_MODEL="text-embedding-3-large", OPENAI_API_KEY="sk-hush")
-    assert "embedded with wordllama-256" in other("ask", "hi", "--local").error(2)
-    assert "embedded with wordllama-256" in other("ingest", _written(tmp_path / "a.txt", b"Text.")).error(2)
+    again = other("ingest", file, "--kb", "keeps")
+    assert again.status == 0, again
+    assert "keeps its model wordllama-256" in again.out + again.err
+    found = other("search", "Where do newts live?", "--kb", "keeps", "--alpha", "1", "--json").json["passages"]
+    assert "Newts" in found[0]["text"]
 
 
 def test_workers_refuse_a_run_made_for_another_model_or_store(cli: CommandLine, tmp_path: Path) -> None:
@@ -119,7 +124,7 @@ def test_workers_refuse_a_run_made_for_another_model_or_store(cli: CommandLine, 
     file = _written(tmp_path / "a.txt", b"Some text.")
     other_model = cli.with_environment(CELERIAC_EMBEDDING_MODEL="text-embedding-3-large", OPENAI_API_KEY="sk-hush")
     other_store = cli.with_environment(WEAVIATE_URL="http://127.0.0.1:1")
-    for other, said in ((other_model, "wordllama-256 is in use"), (other_store, "pgvector is in use")):
+    for other, said in ((other_model, "no service of models is set"), (other_store, "pgvector is in use")):
         outcome = other("ingest", file, "--kb", f"other-{said.split()[0]}", "--json")
         assert outcome.status in (1, 2), outcome
         run = json.loads(outcome.out)

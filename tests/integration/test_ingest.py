@@ -17,6 +17,7 @@ from tests.installation import (
     DEAFENS,
     HANGS,
     KILLS,
+    consistent,
     counts,
     eventually,
     execute,
@@ -237,15 +238,26 @@ def test_a_run_whose_knowledge_base_is_deleted_leaves_the_worker_well(
     assert over(parts, sent(client, parts, kb, docs)).status == "done"
 
 
-def test_a_worker_with_other_settings_fails_the_items_with_the_cause(client: Client, parts: Parts, docs: Path) -> None:
+def test_workers_embed_with_the_model_of_the_knowledge_base_not_with_that_of_their_settings(
+    client: Client, parts: Parts, docs: Path
+) -> None:
     other = new_kb(parts, model="text-embedding-3-small", dimensions=1536)
+    write(docs, a=f"A text of {other.id}.")
+    run_id = sent(client, parts, other, docs)
+    assert over(parts, run_id).status == "done"
+    assert counts(parts, run_id) == {"done": 1}
+    assert consistent(parts, other)
+
+
+def test_a_worker_with_other_settings_fails_the_items_with_the_cause(client: Client, parts: Parts, docs: Path) -> None:
+    other = new_kb(parts, store="weaviate")
     write(docs, a="A text.")
     run_id = sent(client, parts, other, docs)
     run = over(parts, run_id)
     assert run.status == "failed"
     assert run.error is not None
     assert run.error["code"] == "ModelMismatch"
-    assert "CELERIAC_EMBEDDING_MODEL" in run.error["hint"]
+    assert "CELERIAC_STORE=weaviate" in run.error["hint"]
     (failure,) = parts.runs.failures(run_id)
     assert (failure.code, failure.stage, failure.attempt) == ("ModelMismatch", "parse", 1)
 

@@ -6,13 +6,15 @@ import threading
 import time
 import uuid
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.errors import BadSettings, TimedOut
+from pipeline.errors import BadSettings, ModelMismatch, TimedOut
 from pipeline.settings import Settings
-from pipeline.types import Batch
+from pipeline.types import Batch, KnowledgeBase
 from pipeline.wiring import Parts, once
 from tests.installation import eventually, listed, new_kb, scalars
 
@@ -108,6 +110,49 @@ def test_the_settings_choose_the_models(settings: dict[str, str], embedder: str,
     parts = parts_of(**settings)
     assert (type(parts.embedder).__name__, type(parts.generator).__name__) == (embedder, generator)
     parts.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "model", "dimensions", "is_default"),
+    [
+        ({}, "wordllama-256", 256, True),
+        ({"OPENAI_API_KEY": "k"}, "wordllama-256", 256, False),
+        ({"OPENAI_API_KEY": "k"}, "text-embedding-3-small", 1536, True),
+        ({"OPENAI_API_KEY": "k"}, "text-embedding-3-small", 512, False),
+        ({"OPENAI_API_KEY": "k", "embedding_dimensions": 512}, "text-embedding-3-small", 512, True),
+        ({"OPENAI_API_KEY": "k", "embedding_dimensions": 512}, "text-embedding-3-small", 1536, False),
+        ({"OPENAI_API_KEY": "k"}, "text-embedding-3-large", 3072, False),
+        ({"OPENAI_API_KEY": "k", "embedding_model": "own"}, "own", 7, True),
+    ],
+)
+def test_a_knowledge_base_gets_its_own_model_built_once(
+    settings: dict[str, Any], model: str, dimensions: int, is_default: bool
+) -> None:
+    parts, kb = parts_of(**settings), kb_of(model, dimensions)
+    found = parts.embedder_for(kb)
+    assert found is parts.embedder_for(kb)
+    assert (found is parts.embedder) == is_default
+    assert found.model == model
+    if model != "own":  # that one's size would have to be asked for
+        assert found.dimensions == dimensions
+    parts.close()
+
+
+def test_a_model_that_can_not_be_had_is_no_reason_to_take_another() -> None:
+    with pytest.raises(ModelMismatch, match="text-embedding-3-small"):
+        parts_of().embedder_for(kb_of("text-embedding-3-small", 1536))
+
+
+def kb_of(model: str, dimensions: int) -> KnowledgeBase:
+    return KnowledgeBase(
+        id="k",
+        tenant="t",
+        name="docs",
+        embedding_model=model,
+        dimensions=dimensions,
+        store="pgvector",
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
 
 
 def test_there_is_a_reranker_where_an_address_says_so() -> None:

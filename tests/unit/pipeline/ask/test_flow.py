@@ -11,9 +11,11 @@ import pytest
 from pipeline.ask import flow
 from pipeline.ask.question import new_question
 from pipeline.errors import DeadlineExceeded, NotFound
+from pipeline.settings import Settings
 from pipeline.types import AskOptions, AskState, KnowledgeBase, Question
 from pipeline.wiring import Parts
-from tests.installation import Pad, ingest, new_kb, write
+from tests.installation import Pad, counts, ingest, new_kb, write
+from tests.standin.fixture import StandInProcess
 
 TEXTS = {
     "owls": "Owls hunt at night and see in the dark.",
@@ -85,6 +87,31 @@ def test_an_error_of_a_stage_comes_out_as_it_is(parts: Parts) -> None:
     question = new_question("What?", parts.settings, kb="nowhere")
     with pytest.raises(NotFound, match="nowhere"):
         flow.run(question, parts, Pad())
+
+
+def test_knowledge_bases_of_three_models_are_written_and_asked_side_by_side_each_with_its_own(
+    parts: Parts, standin: StandInProcess, tmp_path: Path
+) -> None:
+    """Given settings that name one of the models, when all are asked by vectors alone, then each finds its text, and
+    the service is asked only for the models that it has.
+    """
+    service = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": standin.url, "embedding_model": "text-embedding-3-small"}
+    several = Parts(Settings(DATABASE_URL=parts.database_url, **service))  # type: ignore[arg-type]
+    write(tmp_path, **TEXTS)
+    for model, dimensions, calls in (
+        ("wordllama-256", 256, 0),
+        ("text-embedding-3-small", 1536, 1),
+        ("text-embedding-3-small", 512, 1),
+        ("text-embedding-3-large", 3072, 1),
+    ):
+        kb = new_kb(several, model=model, dimensions=dimensions)
+        run_id = ingest(several, kb, tmp_path)
+        assert counts(several, run_id) == {"done": 2}
+        standin.reset()
+        state = flow.retrieve(asked(several, kb, TEXTS["rivers"], alpha=1.0, min_score=0.0), several)
+        assert state.passages[0].text == TEXTS["rivers"]
+        assert sum(standin.counters()["calls"].values()) == calls
+    several.close()
 
 
 def test_each_stage_is_a_file_with_one_function_of_its_name() -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from pipeline.ask.guard import guard
 from pipeline.errors import BadQuestion, EmptyKnowledgeBase, ModelMismatch, NotFound
+from pipeline.settings import Settings
 from pipeline.types import AskState, KnowledgeBase, Question
 from pipeline.wiring import Parts
-from tests.installation import EMBEDDER, ingest, new_kb, write
+from tests.installation import ingest, new_kb, write
 
 
 def guarded(parts: Parts, kb: KnowledgeBase | str, text: str = "What is it?", tenant: str = "default") -> AskState:
@@ -19,9 +20,7 @@ def guarded(parts: Parts, kb: KnowledgeBase | str, text: str = "What is it?", te
     return guard(
         AskState(question=question),
         knowledge_bases=parts.knowledge_bases,
-        embedding_model=EMBEDDER,
-        store="pgvector",
-        max_chars=100,
+        settings=Settings(max_question_chars=100),
     )
 
 
@@ -78,12 +77,12 @@ def test_an_empty_one_is_refused_and_so_is_one_that_has_become_empty(
 @pytest.mark.parametrize(
     ("built_with", "setting"),
     [
-        ({"model": "text-embedding-3-small"}, "CELERIAC_EMBEDDING_MODEL=text-embedding-3-small"),
+        ({"model": "text-embedding-3-small"}, "OPENAI_API_KEY"),
         ({"store": "weaviate"}, "CELERIAC_STORE=weaviate"),
     ],
     ids=["model", "store"],
 )
-def test_one_built_with_other_parts_is_refused_with_the_setting_to_use(
+def test_one_whose_parts_are_not_to_be_had_is_refused_with_the_setting_to_use(
     parts: Parts, built_with: dict[str, str], setting: str
 ) -> None:
     with pytest.raises(ModelMismatch) as refusal:
