@@ -21,6 +21,7 @@ import celeryconfig
 from pipeline.errors import CeleriacError
 from pipeline.types import Value
 from pipeline.wiring import Parts
+from tasks.reconnection import Orphans
 
 _log = structlog.get_logger(__name__)
 _TICK = 0.02
@@ -82,6 +83,7 @@ class _Heartbeat:
         self._over = threading.Event()
         self._started_at = time.time()
         self._stall = 0.0
+        self._orphans = Orphans()
         self._process = psutil.Process()
 
     def start(self) -> None:
@@ -97,6 +99,7 @@ class _Heartbeat:
         while not self._over.is_set():
             try:
                 self._beat()
+                self._orphans.give_back(self._consumer.app)
             except Exception as error:  # noqa: BLE001 - no failure may end the only sign of life
                 _log.warning("heartbeat not sent", error=str(error))
             self._over.wait(self._parts.settings.heartbeat_ttl / 4)

@@ -6,6 +6,7 @@ They stay under the worker's own key, and since the worker lives nobody rescues 
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import redis.exceptions
@@ -57,11 +58,44 @@ class GiveBack(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships n
 
     def start(self, parent: Any) -> None:
         """Restore it, before the consumer asks for more."""
-        prefix = celeryconfig.broker_transport_options["global_keyprefix"]
-        keys: Any = runtime.parts().redis.hkeys(f"{prefix}unacked:{celeryconfig.worker_token}")
+        keys: Any = runtime.parts().redis.hkeys(f"{_prefix()}unacked:{celeryconfig.worker_token}")
         running = {request.message.delivery_tag for request in state.active_requests}
         lost = {key.decode() for key in keys} - running
         for tag in lost:
             parent.connection.default_channel.qos.restore_by_tag(tag)
         if lost:
             _log.warning("messages given back after a reconnection", count=len(lost), kept=len(running))
+
+
+class Orphans:
+    """Messages under this worker's key that it knows nothing of: the acknowledgement of what it ran while Redis went
+    away was lost with the connection. They would lie there for as long as the worker lives.
+    """
+
+    def __init__(self) -> None:
+        """None seen yet."""
+        self._suspects: set[str] = set()
+
+    def give_back(self, app: Any) -> int:
+        """Restore those that were orphans at the last look too: one that has just come is known a moment later."""
+        key = f"{_prefix()}unacked:{celeryconfig.worker_token}"
+        held: Any = runtime.parts().redis.hkeys(key)
+        known = {request.message.delivery_tag for request in tuple(state.reserved_requests)}
+        unknown = {tag.decode() for tag in held} - known
+        orphans = {tag for tag in unknown & self._suspects if not self._waits(key, tag)}
+        self._suspects = unknown
+        if orphans:
+            with app.connection_for_write() as connection:
+                for tag in orphans:
+                    connection.default_channel.qos.restore_by_tag(tag)
+            _log.warning("orphaned messages given back", count=len(orphans))
+        return len(orphans)
+
+    def _waits(self, key: str, tag: str) -> bool:
+        # A message with a time to come is in the worker's timer, which can't be asked.
+        held: Any = runtime.parts().redis.hget(key, tag)
+        return held is None or json.loads(held)[0].get("headers", {}).get("eta") is not None
+
+
+def _prefix() -> str:
+    return str(celeryconfig.broker_transport_options["global_keyprefix"])

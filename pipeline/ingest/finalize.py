@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from pipeline.errors import CeleriacError
+import structlog
+
+from pipeline.errors import CeleriacError, UpstreamError
 from pipeline.ingest.removal import Removable, remove
 from pipeline.seams import IndexWriter
 from pipeline.types import Run, RunStatus
+
+_log = structlog.get_logger(__name__)
 
 _PAGE = 200
 
@@ -70,10 +74,14 @@ def _prune(run: Run, documents: Documents, store: IndexWriter, timeout: float) -
 
 
 def _discard(run: Run, documents: Documents, store: IndexWriter, timeout: float) -> None:
-    while versions := documents.given_up(run.id, _PAGE):
-        # Their last stage may have written some of them to the store.
-        store.delete(run.kb.index, documents.version_chunks(versions), timeout=timeout)
-        documents.discard(versions)
+    try:
+        while versions := documents.given_up(run.id, _PAGE):
+            # Their last stage may have written some of them to the store.
+            store.delete(run.kb.index, documents.version_chunks(versions), timeout=timeout)
+            documents.discard(versions)
+    except UpstreamError as error:
+        # The store may be what they failed by. Nobody sees a draft; `fsck --repair` clears away what is left.
+        _log.warning("drafts of failed documents left", run=run.id, error=str(error))
 
 
 def _pages(ids: Sequence[str]) -> Iterator[Sequence[str]]:

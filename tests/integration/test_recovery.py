@@ -520,3 +520,31 @@ class Connected:
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
+
+
+def test_a_message_that_a_living_worker_forgot_goes_back_to_its_queue(parts: Parts) -> None:
+    """As after an outage of Redis in which the acknowledgement of what it ran was lost."""
+    from tasks import heartbeat
+    from tasks.control import CANARIES
+
+    sent = CANARIES["control"].apply_async((time.time(),)).id
+    queue = key(parts, "control")
+    waiting: Any = parts.redis.lrange(queue, 0, -1)
+    (raw,) = [message for message in waiting if sent.encode() in message]
+    parts.redis.lrem(queue, 1, raw)
+    (holder,) = [report.token for report in heartbeat.reports(parts) if report.name.startswith("waiting-")]
+    message = json.loads(raw)
+    tag = message["properties"]["delivery_tag"]
+    parts.redis.zadd(key(parts, f"unacked_index:{holder}"), {tag: time.time()})
+    parts.redis.hset(key(parts, f"unacked:{holder}"), tag, json.dumps([message, "", "control"]))
+
+    def back() -> bool:
+        found: Any = parts.redis.lrange(queue, 0, -1)
+        return any(sent.encode() in message for message in found)
+
+    assert eventually(back)
+    assert not parts.redis.hexists(key(parts, f"unacked:{holder}"), tag)
+    taken: Any = parts.redis.lrange(queue, 0, -1)
+    for message in taken:
+        if sent.encode() in message:
+            parts.redis.lrem(queue, 1, message)
