@@ -81,6 +81,13 @@ def test_standard_input_is_one_text_under_the_key_that_is_given(listing: Listing
     assert [source.key for source in listing("-", stdin=b"x", name="minutes")] == ["minutes"]
 
 
+def test_what_was_copied_comes_from_no_path_under_which_it_could_be_pruned(listing: Listing, web: WebServer) -> None:
+    web.pages["/rows"] = answer(b'{"text": "x"}\n', content_type="application/jsonl")
+    sources = [*listing("-", stdin=b"x", name="minutes"), *listing(web.url("/rows"))]
+    assert [source.origin for source in sources] == ["stdin:///minutes", web.url("/rows")]
+    assert all(source.spooled.startswith("/") for source in sources)
+
+
 def test_records_on_standard_input_are_sources_of_their_own_and_may_be_longer_than_a_document(
     listing: Listing,
 ) -> None:
