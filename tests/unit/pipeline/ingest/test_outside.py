@@ -252,3 +252,14 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(listing: Listing, t
 def test_a_file_url_is_its_path(tmp_path: Path) -> None:
     (tmp_path / "a b.txt").write_text("x")
     assert root_of(f"file://{tmp_path}/a%20b.txt") == ("file", f"{tmp_path}/a b.txt")
+
+
+def test_a_scheme_may_be_written_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    assert root_of(f"FILE://{tmp_path}/a.txt") == ("file", f"{tmp_path}/a.txt")
+    assert root_of("HTTPS://Example.org/A") == ("url", "https://Example.org/A")
+
+
+def test_an_empty_argument_is_not_the_current_folder() -> None:
+    with pytest.raises(BadSettings, match="names nothing"):
+        root_of("")
