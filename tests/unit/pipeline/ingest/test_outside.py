@@ -121,6 +121,15 @@ def test_copies_that_are_too_old_are_removed_by_the_next_one(tmp_path: Path) -> 
     assert newest.read_bytes() == b"yz"
 
 
+def test_two_ingests_may_remove_the_same_old_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path, ttl=100)
+    gone = spool.keep([b"x"], max_bytes=None, what="it")
+    listed = list(tmp_path.iterdir())
+    gone.unlink()
+    monkeypatch.setattr(Path, "iterdir", lambda _self: iter(listed))
+    assert spool.keep([b"y"], max_bytes=None, what="it").read_bytes() == b"y"
+
+
 def test_a_spool_that_cannot_be_written_to_says_where(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadSettings, match=r"it can't be copied to .*file: .*CELERIAC_HOME"):
