@@ -53,8 +53,8 @@ WHERE run_id = :run_id AND number = :number AND holder IS NOT NULL
 
 # An update only for its lock: whoever takes the lease over waits, or has done so and this changes nothing.
 _LOCK = _under_lease("UPDATE run_batches SET fence = fence")
-# Numbers stand in it twice, here and below: from a join alone the planner, which knows nothing yet of a run so new, makes
-# a loop over all items of the run for each of them.
+# The numbers stand in it twice, as in _FAIL: from the join alone the planner, which knows nothing yet of a run so new,
+# makes a loop over all items of the run for each of them.
 _VERSIONS = sa.text("""
 UPDATE run_items i SET document_id = r.document_id, generation = r.generation
 FROM unnest(CAST(:numbers AS int[]), CAST(:documents AS uuid[]), CAST(:generations AS int[]))
