@@ -110,7 +110,7 @@ def start_run(
     run_id = str(uuid.uuid4())
     parts.runs.create(run_id, kb.id, options)
     found = 0
-    with _failing_run(parts, run_id):
+    with failing_run(parts, run_id):
         for found in _manifest(parts, run_id, sources):
             if not quiet:
                 counting(f"{found:,} sources", last=False)
@@ -140,7 +140,8 @@ def _manifest(parts: Parts, run_id: str, sources: Any) -> Iterator[int]:
 
 
 @contextmanager
-def _failing_run(parts: Parts, run_id: str) -> Iterator[None]:
+def failing_run(parts: Parts, run_id: str) -> Iterator[None]:
+    """End the run with what goes wrong within: before it is started nobody else would."""
     try:
         yield
     except CeleriacError as error:
