@@ -1,4 +1,4 @@
-"""Keeping the leases of this process alive while its stages work."""
+"""Keeping what this process holds alive while it works: leases on batches, and a run whose sources it lists."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _log = structlog.get_logger(__name__)
 
 
 class LeaseKeeper:
-    """Renews all leases that this process holds, together, from one thread (a greenlet under gevent).
+    """Renews all that this process holds, together, from one thread (a greenlet under gevent).
 
-    What keeps a lease alive is that the process lives, however slow its work is.
+    What keeps it alive is that the process lives, however slow its work is.
     """
 
     def __init__(self, renew: Callable[[Sequence[str]], None], *, every: float) -> None:
-        """``renew`` takes the names of holders; it is called every ``every`` seconds while there are any."""
+        """``renew`` takes what is held; it is called every ``every`` seconds while there are any."""
         self._renew = renew
         self._every = every
         self._held: set[str] = set()

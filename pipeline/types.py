@@ -311,7 +311,8 @@ class RecordFields(Value):
 class Source(Value):
     """One document to be: a whole file, or a record inside one.
 
-    ``key`` identifies it within its knowledge base; ``origin`` is the file it comes from.
+    ``key`` identifies it within its knowledge base; ``origin`` is where it comes from, for people and for pruning.
+    ``spooled`` is the copy that is read in its place, if there is one.
     ``offset`` and ``length`` are bytes and tell a record's place; a whole file has neither.
     """
 
@@ -321,6 +322,12 @@ class Source(Value):
     offset: int | None = None
     length: int | None = None
     columns: tuple[str, ...] = ()
+    spooled: str = ""
+
+    @property
+    def file(self) -> str:
+        """What is opened to read it: a path or a URL, spelled as origins are."""
+        return self.spooled or self.origin
 
 
 class Block(Value):

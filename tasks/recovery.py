@@ -30,7 +30,7 @@ _log = structlog.get_logger(__name__)
 
 # A row younger than this may not have its message yet; a run silent for so long has no worker on it.
 SETTLE_SECONDS = 10.0
-# Listing sources may take longer in silence.
+# Whoever lists sources says twice a minute that it lives.
 LISTING_SECONDS = 300.0
 # After a question's own deadline its stages get this long to say so themselves.
 _GRACE_SECONDS = 3.0

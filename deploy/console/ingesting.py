@@ -15,9 +15,14 @@ from deploy.console.output import Json, counting, note, say, say_json
 from deploy.console.watching import end_with, watch
 from pipeline.errors import CeleriacError, NotFound
 from pipeline.ingest.manifest import write_manifest
+from pipeline.leases import LeaseKeeper
 from pipeline.matching import require_match
 from pipeline.types import KnowledgeBase, RecordFields, RunOptions
 from pipeline.wiring import Parts
+
+# Standard input, a download or a folder of other files may give no source for longer than a run may be silent.
+BEAT_EVERY = 30.0
+"""Seconds between two signs of life of who lists sources."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -110,7 +115,7 @@ def start_run(
     run_id = str(uuid.uuid4())
     parts.runs.create(run_id, kb.id, options)
     found = 0
-    with failing_run(parts, run_id):
+    with failing_run(parts, run_id), LeaseKeeper(parts.runs.beat, every=BEAT_EVERY).keeping(run_id):
         for found in _manifest(parts, run_id, sources):
             if not quiet:
                 counting(f"{found:,} sources", last=False)

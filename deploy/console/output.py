@@ -89,4 +89,6 @@ def _jsonable(value: Any) -> Any:
         return value.model_dump(mode="json")
     if isinstance(value, CeleriacError):
         return value.to_json()
+    if isinstance(value, datetime):  # as the fields of a model are written, beside which it may stand
+        return value.isoformat().replace("+00:00", "Z")
     return str(value)

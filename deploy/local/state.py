@@ -22,6 +22,8 @@ Phase = Literal["starting", "ready", "stopping"]
 
 _STATE = "stack.json"
 _LOCK = "stack.lock"
+# A folder of another name than .celeriac is not hidden: its passwords and logs would be found by a question.
+_IGNORE_ALL = "# Nothing in here is a document.\n*\n"
 _URL_VARIABLES = {"redis": "REDIS_URL", "postgres": "DATABASE_URL"}
 
 
@@ -95,6 +97,8 @@ def stack_lock(home: Path, *, wait: float = 0.0) -> Iterator[None]:
     The kernel lets go of it when its holder dies, however it dies.
     """
     home.mkdir(parents=True, exist_ok=True)
+    if not (home / ".ragignore").exists():
+        (home / ".ragignore").write_text(_IGNORE_ALL, encoding="utf-8")
     with (home / _LOCK).open("a") as stream:
         end = time.monotonic() + wait
         while not _locked(stream.fileno()):

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.errors import BadSettings, CeleriacError, NotFound, TimedOut, UnreadableSource
 
 _PIECE = 1 << 20
+_WEB = ("http", "https")
 
 
 class BucketFiles:
@@ -70,6 +71,7 @@ class BucketDownload:
 def _opened(url: str, timeout: float) -> tuple[Any, str]:
     """The file system of ``url``, and the path in it."""
     scheme = url.partition("://")[0]
+    _refuse_web(url)
     try:
         from fsspec.core import url_to_fs
     except ImportError:
@@ -83,6 +85,12 @@ def _opened(url: str, timeout: float) -> tuple[Any, str]:
         cause = " ".join(str(error).split()).rstrip(".")
         raise BadSettings(f"{url} can't be used: {cause}.", "fsspec names the protocols it knows.") from None
     return system, path
+
+
+def _refuse_web(url: str) -> None:
+    """Of a chain (``zip://a.txt::s3://…``) no link may lead to the web: fsspec asks nobody where an address leads."""
+    if any(link.partition("://")[0].lower() in _WEB for link in url.split("::")):
+        raise BadSettings(f"{url} would be read over http by fsspec.", "Download it first, and name the file.")
 
 
 def _missing(scheme: str) -> BadSettings:

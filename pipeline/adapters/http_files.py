@@ -22,6 +22,7 @@ PAUSE = 0.5
 """Seconds before the second attempt; doubled before the third."""
 _HEADERS = {"User-Agent": "Celeriac", "Accept": "*/*", "Accept-Encoding": "gzip"}
 _PIECE = 1 << 16
+_MEMBER = b"\x1f"
 _FOREIGN = (
     httpx2.HTTPError,
     httpx2.InvalidURL,
@@ -118,12 +119,16 @@ def _decompressed(url: str, reply: httpx2.Response) -> Iterator[bytes]:
     unpacker = zlib.decompressobj(wbits=31)
     for piece in reply.iter_raw(_PIECE):
         packed = piece
-        while packed and not unpacker.eof:
+        while packed:
+            if unpacker.eof:
+                if not packed.startswith(_MEMBER):
+                    break  # padding
+                unpacker = zlib.decompressobj(wbits=31)  # RFC 1952, 2.2: one member may follow the other
             try:
                 yield unpacker.decompress(packed, _PIECE)
             except zlib.error as error:
                 raise UnreadableSource(f"{url} can't be decompressed: {error}.", "", {"status": 200}) from None
-            packed = unpacker.unconsumed_tail
+            packed = unpacker.unconsumed_tail or unpacker.unused_data
     if not unpacker.eof:
         raise ServerFault(f"{url} broke off inside its packed content.", "", {"status": 200})
 

@@ -68,7 +68,9 @@ def _pieces(text: str) -> tuple[list[str], list[Tokens]]:
         for first in range(0, len(words), _WORDS_AT_ONCE):
             _learn_words(words[first : first + _WORDS_AT_ONCE])
     known = _known
-    return pieces, [_beginning(pieces[0]), *[known.get(piece) or _learned(piece) for piece in pieces[1:]]]
+    found = [_beginning(pieces[0]), *[known.get(piece) or _learned(piece) for piece in pieces[1:]]]
+    _make_room(_known, 0)  # a single text may hold more words than are kept
+    return pieces, found
 
 
 def _beginning(piece: str) -> Tokens:

@@ -150,7 +150,7 @@ class _Listing:
             if format_ is None:
                 self._on_skip(path, f"'{ending or os.path.basename(path)}' is not a known kind of document")
             else:
-                yield from self._of_content(path, encode_path(path), path, format_)
+                yield from self._of_content(path, _whole(path, encode_path(path), format_), path, format_)
 
     def _of_glob(self, pattern: str) -> Iterator[Source]:
         glob, matched = Glob(pattern), False
@@ -163,7 +163,7 @@ class _Listing:
     def _of_stdin(self) -> Iterator[Source]:
         format_ = self._format or "text"
         path = self._beyond().spooled_stdin(is_records=format_ in _RECORD_FORMATS)
-        yield from self._of_content(self._name, encode_path(path), str(path), format_)
+        yield from self._of_copy(self._name, f"stdin:///{encode_url(self._name)}", path, format_)
 
     def _of_url(self, url: str, *, is_named: bool) -> Iterator[Source]:
         """The sources of one remote file: its workers fetch it, unless it holds records."""
@@ -173,8 +173,7 @@ class _Listing:
                 self._on_skip(url, "not a known kind of document")
                 return
             if format_ in _RECORD_FORMATS:
-                path = self._beyond().spooled(url)
-                yield from self._of_content(url, encode_path(path), str(path), format_)
+                yield from self._of_copy(url, encode_url(url), self._beyond().spooled(url), format_)
                 return
         except (DocumentError, UpstreamError, NotFound):
             # Parsing meets it again, and reports it.
@@ -188,9 +187,15 @@ class _Listing:
         plain = is_named and (said.startswith("text/") or said in ("", "application/octet-stream"))
         return known or ("text" if plain else None)
 
-    def _of_content(self, key: str, origin: str, path: str, format_: str) -> Iterator[Source]:
+    def _of_copy(self, key: str, origin: str, copy: Path, format_: str) -> Iterator[Source]:
+        """The sources of what was copied to the spool. The copy is no origin: it goes, and is under some folder that
+        may be pruned.
+        """
+        whole = _whole(key, origin, format_).model_copy(update={"spooled": encode_path(copy)})
+        yield from self._of_content(key, whole, str(copy), format_)
+
+    def _of_content(self, key: str, whole: Source, path: str, format_: str) -> Iterator[Source]:
         """The sources of a file that can be opened here; ``key`` names it, and begins its records' keys."""
-        whole = _whole(key, origin, format_)
         if format_ not in _RECORD_FORMATS:
             yield whole
             return
@@ -243,6 +248,7 @@ def _record_source(key: str, whole: Source, record: Record, columns: tuple[str, 
     return Source(
         key=safe_key(record.id or f"{key}#{record.place}"),
         origin=whole.origin,
+        spooled=whole.spooled,
         format=whole.format,
         offset=record.offset,
         length=record.length,

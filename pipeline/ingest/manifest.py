@@ -23,7 +23,7 @@ class Ledger(Protocol):
 
 def estimate_tokens(source: Source) -> int:
     """About how many tokens a source has, from its size."""
-    if is_remote(source.origin):
+    if is_remote(source.file):
         return _REMOTE_TOKENS
     return _size(source) // _BYTES_PER_TOKEN.get(source.format, 4)
 
@@ -61,6 +61,6 @@ def _size(source: Source) -> int:
     if source.length is not None:
         return source.length
     try:
-        return decode_path(source.origin).stat().st_size
+        return decode_path(source.file).stat().st_size
     except OSError:
         return 0  # parsing tells what is wrong with it

@@ -33,18 +33,18 @@ def read_source(source: Source, *, max_bytes: int, remotes: Remotes = _NO_REMOTE
     Waits for no writer: what is no regular file (a pipe, a device) is refused, and so is one that is written all the
     time. A URL may take ``timeout`` seconds.
     """
-    if is_remote(source.origin):
+    if is_remote(source.file):
         return read_remote(source, remotes, max_bytes=max_bytes, timeout=timeout)
     for _ in range(_LOOKS):
         try:
             data = _look(source, max_bytes)
         except OSError as error:
             hint = "Ingest it again once it is there and the workers may read it."
-            raise UnreadableSource(f"{source.origin}: {error.strerror or 'cannot be read'}.", hint) from None
+            raise UnreadableSource(f"{source.file}: {error.strerror or 'cannot be read'}.", hint) from None
         if data is not None:
             return data
         time.sleep(_TICK)
-    raise UnreadableSource(f"{source.origin} changed while it was read.", "Ingest it again once it is written.")
+    raise UnreadableSource(f"{source.file} changed while it was read.", "Ingest it again once it is written.")
 
 
 def parse_document(data: bytes, source: Source, fields: RecordFields, parsers: Mapping[str, Parser]) -> ParsedDocument:
@@ -83,7 +83,7 @@ def _strings(document: ParsedDocument) -> Iterator[str]:
 
 def _look(source: Source, max_bytes: int) -> bytes | None:
     """The data, or None where somebody wrote meanwhile, or may have."""
-    with open(decode_path(source.origin), "rb", opener=_without_waiting) as file:
+    with open(decode_path(source.file), "rb", opener=_without_waiting) as file:
         before = os.fstat(file.fileno())
         size = _checked_size(before, source, max_bytes)
         file.seek(source.offset or 0)
@@ -92,7 +92,7 @@ def _look(source: Source, max_bytes: int) -> bytes | None:
     if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
         return None
     if len(data) < size:
-        raise UnreadableSource(f"{source.origin} is shorter than when it was found.", "Ingest it again.")
+        raise UnreadableSource(f"{source.file} is shorter than when it was found.", "Ingest it again.")
     # Within one tick of the file system's clock a second write leaves the time of the first.
     ticked = source.offset is not None or time.time() - after.st_mtime > _TICK or time.time() < after.st_mtime
     return data if ticked else None
@@ -104,7 +104,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 def _checked_size(status: os.stat_result, source: Source, max_bytes: int) -> int:
     if not stat.S_ISREG(status.st_mode):
-        raise UnreadableSource(f"{source.origin} is not a regular file.", "Name a file or a folder.")
+        raise UnreadableSource(f"{source.file} is not a regular file.", "Name a file or a folder.")
     size = status.st_size if source.length is None else source.length
     if size > max_bytes:
         what = "The file" if source.length is None else "The record"

@@ -27,7 +27,7 @@ def remote_of(url: str, remotes: Remotes) -> RemoteFiles:
 
 def read_remote(source: Source, remotes: Remotes, *, max_bytes: int, timeout: float) -> bytes:
     """The whole content of a remote source; raises UnreadableSource, or a retryable error of its service."""
-    url = decode_url(source.origin)
+    url = decode_url(source.file)
     try:
         with remote_of(url, remotes).open(url, max_bytes=max_bytes, timeout=timeout) as download:
             return b"".join(download.pieces())

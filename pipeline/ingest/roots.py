@@ -27,9 +27,14 @@ class Root(NamedTuple):
 def root_of(argument: Path | str) -> Root:
     """What ``argument`` names; raises NotFound for a path that isn't there, BadSettings for what can't be used."""
     text = os.fspath(argument)
+    if not text:
+        # To the system it is the current folder; to whoever wrote "$UNSET" it is not.
+        raise BadSettings("An empty argument names nothing.", "Write . for the current folder.")
     if text == STDIN:
         return Root("stdin", STDIN)
-    if _URL.match(text) and not text.startswith("file://"):
+    if scheme := _URL.match(text):
+        text = scheme[0].lower() + text[scheme.end() :]  # RFC 3986, 3.1
+    if scheme and not text.startswith("file://"):
         return Root("url", _checked_url(text))
     path = os.path.abspath(_path_of(text) if text.startswith("file://") else text)
     if is_glob(path):

@@ -46,8 +46,9 @@ class Spool:
 
     def _remove_old(self) -> None:
         for path in self._folder.iterdir():
-            if time.time() - path.stat().st_mtime > self._ttl:
-                path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another ingest removes them too
+                if time.time() - path.stat().st_mtime > self._ttl:
+                    path.unlink()
 
 
 def _forget(path: Path) -> None:

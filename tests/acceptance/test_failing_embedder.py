@@ -11,7 +11,7 @@ from tests import failing_service
 from tests.acceptance.live_stack import LiveStack
 from tests.standin.fixture import StandInProcess
 
-DOCUMENTS = 2000
+DOCUMENTS = 4000
 
 
 def test_an_ingest_ends_complete_and_pays_for_hardly_a_text_twice(

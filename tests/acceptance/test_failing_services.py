@@ -139,7 +139,13 @@ class TestPostgresIsDown:
 @pytest.fixture(scope="module")
 def without_weaviate(offline: LiveStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
     """A command line and one worker that were told of a Weaviate which isn't there."""
-    down = {"WEAVIATE_URL": f"http://{CLOSED}", "CELERIAC_NAMESPACE": NAMESPACE, "CELERIAC_MAX_RETRIES": "1"}
+    down = {
+        "WEAVIATE_URL": f"http://{CLOSED}",
+        "CELERIAC_NAMESPACE": NAMESPACE,
+        "CELERIAC_MAX_RETRIES": "1",
+        # Over before the sweep of the other stack, on the same database, finds the run without a message.
+        "CELERIAC_INGEST_PATIENCE": "2",
+    }
     environment = {**offline.environment, **down, "CELERIAC_HOME": str(offline.home)}
     worker = WorkerProcess(environment, tmp_path_factory.mktemp("worker") / "log", name="lonely")
     try:

@@ -99,6 +99,17 @@ class TestBucketFiles(RemoteFilesContract):
         urls = list(files.find(f"zip://in::file://{tmp_path}/a.zip", timeout=5))
         assert [read(files, url) for url in urls] == [b"1", b"2"]
 
+    @pytest.mark.parametrize("scheme", ["http://", "https://", "HTTP://", "simplecache::http://"])
+    def test_a_chain_leads_to_no_address_that_nobody_has_checked(self, files: RemoteFiles, scheme: str) -> None:
+        with web_server() as web:
+            address = web.url("/a.zip").partition("://")[2]
+            url = f"zip://a.txt::{scheme}{address}"
+            with pytest.raises(BadSettings, match="Download it first"):
+                files.find(url, timeout=5)
+            with pytest.raises(BadSettings, match="Download it first"):
+                read(files, url)
+            assert not web.asked
+
     def test_nothing_there_is_not_found_before_anything_comes(self, files: RemoteFiles, tmp_path: Path) -> None:
         with pytest.raises(NotFound, match="nothing is not there"):
             files.find(f"local://{tmp_path}/nothing", timeout=5)

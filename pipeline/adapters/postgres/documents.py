@@ -129,6 +129,10 @@ WHERE d.kb_id = :kb_id AND d.key > :after AND d.key <= :end
   -- What another run has added since this one listed its sources has not vanished.
   AND d.updated_at < (SELECT created_at FROM runs WHERE id = :run_id)
   AND NOT EXISTS (SELECT FROM run_items i WHERE i.run_id = :run_id AND i.key = d.key)
+  -- Nor has what a later run has met, though it may have found it unchanged: a run may be resumed days after.
+  AND NOT EXISTS (SELECT FROM runs this JOIN runs later ON later.kb_id = this.kb_id AND later.kind = 'ingest'
+                      AND later.created_at > this.created_at
+                  JOIN run_items i ON i.run_id = later.id AND i.key = d.key WHERE this.id = :run_id)
   AND NOT EXISTS (SELECT FROM run_items i WHERE i.run_id = :run_id AND i.status NOT IN ('done', 'unchanged')
                   AND i.source->>'origin' = d.origin)
 ORDER BY d.key

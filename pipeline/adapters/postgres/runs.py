@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -29,7 +29,9 @@ INSERT INTO run_batches (run_id, number, first_item, last_item, items, stage)
 SELECT :run_id, :number, :first, :last, :items, CASE kind WHEN 'reembed' THEN 'embed' ELSE 'parse' END
 FROM runs WHERE id = :run_id AND CAST(:items AS integer) > 0
 """)
-_BEAT = sa.text("UPDATE runs SET heartbeat_at = now() WHERE id = :id AND status = 'discovering'")
+_BEAT = sa.text("""
+UPDATE runs SET heartbeat_at = now() WHERE id = ANY(CAST(:ids AS uuid[])) AND status = 'discovering'
+""")
 # With its first lane: should nobody come to open the others, the sweep finds that one silent and sends the run.
 _START = sa.text("""
 WITH started AS (UPDATE runs SET status = 'running' WHERE id = :id AND status = 'discovering' RETURNING id)
@@ -134,8 +136,13 @@ class Runs:
             added = sum(bool(row[0]) for row in connection.execute(_ADD_ITEMS, {"run_id": run_id, "rows": rows}))
             place = {"first": min(numbers), "last": max(numbers), "items": added}
             connection.execute(_ADD_BATCH, {"run_id": run_id, "number": batch, **place})
-            connection.execute(_BEAT, {"id": run_id})
+            connection.execute(_BEAT, {"ids": [run_id]})
         return added
+
+    def beat(self, run_ids: Sequence[str]) -> None:
+        """Whoever lists the sources of these runs lives, however long it waits for the next one."""
+        with statement(self._engine) as connection:
+            connection.execute(_BEAT, {"ids": list(run_ids)})
 
     def start(self, run_id: str) -> bool:
         """The manifest is complete; False: the run is over already."""

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 import pipeline
-from pipeline.seams import Embeddings
+from pipeline.seams import EmbeddedPart, Embeddings
 from pipeline.types import AskOptions, AskState, DraftChunk, Question, Value, pack_vector, unpack_vector
 
 AWKWARD = [
@@ -29,7 +29,7 @@ AWKWARD = [
     "\u2028\u202e",
     "x" * 5000,
 ]
-NEVER_SENT = {Embeddings}
+NEVER_SENT = {EmbeddedPart, Embeddings}
 """Values that hold arrays: they stay inside a process."""
 
 

@@ -13,6 +13,8 @@ from deploy.local.processes import ProcessRef
 from deploy.local.service import ServiceRecord
 from deploy.local.state import FlowerAccess, StackState, read_state, remove_state, stack_lock, write_state
 from pipeline.errors import BadSettings, Conflict
+from pipeline.ingest.discover import discover
+from pipeline.types import RecordFields
 
 ME = ProcessRef.of(os.getpid())
 STATE = StackState(
@@ -69,3 +71,9 @@ def test_the_lock_has_one_holder_and_is_free_again_afterwards(tmp_path: Path) ->
         write_state(tmp_path, STATE)
         with pytest.raises(Conflict, match="is up already"), stack_lock(tmp_path):
             pass
+
+
+def test_an_ingest_of_a_folder_above_passes_over_all_of_it(tmp_path: Path) -> None:
+    with stack_lock(tmp_path / "stack"):
+        write_state(tmp_path / "stack", STATE)
+    assert list(discover([tmp_path], fields=RecordFields(), max_record_bytes=1000)) == []

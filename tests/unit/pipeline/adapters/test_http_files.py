@@ -61,6 +61,12 @@ def test_what_is_too_long_is_given_up_unread(files: HttpFiles, web: WebServer) -
         read(files, web.url("/long"))
 
 
+def test_all_members_of_a_packed_file_are_read_and_padding_is_not(files: HttpFiles, web: WebServer) -> None:
+    members = gzip.compress(b"first ") + gzip.compress(b"second " * 20_000) + gzip.compress(b"third")
+    web.pages["/members"] = answer(members + bytes(7), content_encoding="gzip")
+    assert read(files, web.url("/members"))[1] == b"first " + b"second " * 20_000 + b"third"
+
+
 def test_a_packed_page_is_unpacked_and_counted_so(files: HttpFiles, web: WebServer) -> None:
     web.pages["/packed"] = answer(gzip.compress(b"text" * 1000), content_encoding="gzip")
     web.pages["/bomb"] = answer(gzip.compress(b"0" * 50_000_000), content_encoding="gzip")

@@ -68,3 +68,9 @@ def test_the_cache_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
         assert_same(f"{number} one two{number} three{number}\nfour{number} five")
     assert len(llama_tokens._known) <= 50
     assert len(llama_tokens._known_beginnings) <= 50
+
+
+def test_a_text_of_more_words_than_are_kept_leaves_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama_tokens, "_CACHED_PIECES", 50)
+    assert_same(" ".join(f"w{number}" for number in range(200)))
+    assert len(llama_tokens._known) <= 50

@@ -53,6 +53,23 @@ def test_prune_keeps_what_another_run_has_added_meanwhile(parts: Parts, kb: Know
     assert live_texts(parts, kb) == ["Bats hunt at night.", "Owls hunt at night."]
 
 
+def test_a_run_that_is_resumed_keeps_what_a_later_one_has_found_unchanged(
+    parts: Parts, kb: KnowledgeBase, tmp_path: Path
+) -> None:
+    """A disk was away when the run listed its sources; the run was cancelled, and goes on when the disk is back."""
+    write(tmp_path, a="Owls hunt at night.", b="Bats hunt at night.")
+    ingest(parts, kb, tmp_path)
+    (tmp_path / "b.txt").rename(tmp_path / ".away")
+    old = started(parts, kb, tmp_path, prune=True)
+    parts.runs.cancel(old)
+    (tmp_path / ".away").rename(tmp_path / "b.txt")
+    ingest(parts, kb, tmp_path, prune=True)
+    parts.runs.reopen(old)
+    flow.run(old, parts)
+    assert parts.runs.find(old).pruned == 0
+    assert live_texts(parts, kb) == ["Bats hunt at night.", "Owls hunt at night."]
+
+
 def test_prune_keeps_the_records_of_a_file_that_can_not_be_read_now(
     parts: Parts, kb: KnowledgeBase, tmp_path: Path
 ) -> None:

@@ -81,6 +81,13 @@ def test_standard_input_is_one_text_under_the_key_that_is_given(listing: Listing
     assert [source.key for source in listing("-", stdin=b"x", name="minutes")] == ["minutes"]
 
 
+def test_what_was_copied_comes_from_no_path_under_which_it_could_be_pruned(listing: Listing, web: WebServer) -> None:
+    web.pages["/rows"] = answer(b'{"text": "x"}\n', content_type="application/jsonl")
+    sources = [*listing("-", stdin=b"x", name="minutes"), *listing(web.url("/rows"))]
+    assert [source.origin for source in sources] == ["stdin:///minutes", web.url("/rows")]
+    assert all(source.spooled.startswith("/") for source in sources)
+
+
 def test_records_on_standard_input_are_sources_of_their_own_and_may_be_longer_than_a_document(
     listing: Listing,
 ) -> None:
@@ -112,6 +119,15 @@ def test_copies_that_are_too_old_are_removed_by_the_next_one(tmp_path: Path) -> 
     newest = spool.keep([b"y", b"z"], max_bytes=2, what="it")
     assert {path.name for path in tmp_path.iterdir()} == {young.name, newest.name}
     assert newest.read_bytes() == b"yz"
+
+
+def test_two_ingests_may_remove_the_same_old_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path, ttl=100)
+    gone = spool.keep([b"x"], max_bytes=None, what="it")
+    listed = list(tmp_path.iterdir())
+    gone.unlink()
+    monkeypatch.setattr(Path, "iterdir", lambda _self: iter(listed))
+    assert spool.keep([b"y"], max_bytes=None, what="it").read_bytes() == b"y"
 
 
 def test_a_spool_that_cannot_be_written_to_says_where(tmp_path: Path) -> None:
@@ -245,3 +261,14 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(listing: Listing, t
 def test_a_file_url_is_its_path(tmp_path: Path) -> None:
     (tmp_path / "a b.txt").write_text("x")
     assert root_of(f"file://{tmp_path}/a%20b.txt") == ("file", f"{tmp_path}/a b.txt")
+
+
+def test_a_scheme_may_be_written_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    assert root_of(f"FILE://{tmp_path}/a.txt") == ("file", f"{tmp_path}/a.txt")
+    assert root_of("HTTPS://Example.org/A") == ("url", "https://Example.org/A")
+
+
+def test_an_empty_argument_is_not_the_current_folder() -> None:
+    with pytest.raises(BadSettings, match="names nothing"):
+        root_of("")

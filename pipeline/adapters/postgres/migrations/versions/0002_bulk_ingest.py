@@ -70,6 +70,8 @@ ALTER TABLE run_items
     SET (fillfactor = 60);
 CREATE INDEX run_items_failed ON run_items (run_id, failed_at) WHERE status = 'failed';
 
+-- Room in each page: the switch to a generation then touches no index.
+ALTER TABLE documents SET (fillfactor = 70);
 ALTER TABLE documents
     ADD COLUMN aliases text[] NOT NULL DEFAULT '{}', ADD COLUMN metadata jsonb NOT NULL DEFAULT '{}';
 ALTER TABLE document_versions
@@ -92,6 +94,7 @@ ALTER TABLE knowledge_bases DROP COLUMN building_model, DROP COLUMN building_dim
     DROP COLUMN previous_model, DROP COLUMN previous_dimensions;
 ALTER TABLE chunks DROP COLUMN parent_start, DROP COLUMN parent_end;
 ALTER TABLE document_versions DROP COLUMN aliases, DROP COLUMN metadata;
+ALTER TABLE documents RESET (fillfactor);
 ALTER TABLE documents DROP COLUMN aliases, DROP COLUMN metadata;
 DROP INDEX run_items_failed;
 ALTER TABLE run_items DROP CONSTRAINT run_items_status_check,

@@ -126,6 +126,9 @@ def test_a_run_whose_listing_falls_silent_is_abandoned(parts: Parts, kb: Knowled
     parts.runs.add(run_id, 1, [(1, source("k1"))])
     assert run_id not in parts.runs.abandoned(30)
     hush()
+    parts.runs.beat([run_id])
+    assert run_id not in parts.runs.abandoned(30)
+    hush()
     assert parts.runs.start(run_id)
     assert run_id not in parts.runs.abandoned(30)
 
