@@ -82,8 +82,12 @@ def test_nobody_who_asks_notices_a_change_of_model_and_it_can_be_undone(
 
     back = stack.cli("kb", "restore", KB, "--json").json
     assert (back["status"], back["indexed"], back["embedded"]) == ("done", 0, 0), "nothing has changed since"
-    assert _shown(stack)["embedding_model"] == OLD
+    shown = _shown(stack)
+    assert (shown["embedding_model"], shown["previous"]["model"]) == (OLD, NEW)
     assert stack.cli("fsck", "--kb", KB, "--json").status == 0
+    assert _holding(stack, shown["id"]) == 2
+    assert cli("kb", "delete", KB, "--yes", "--json").json["documents"] == DOCUMENTS + 1
+    assert _holding(stack, shown["id"]) == 0
 
 
 @pytest.mark.timeout(240)
@@ -104,8 +108,18 @@ def test_a_change_that_can_not_be_made_is_refused_in_one_line_and_one_given_up_i
     assert cli("kb", "reembed", name, "--abandon", "--json").json["abandoned"]["model"] == "half"
     done = cli("kb", "reembed", name, "--model", NEW, "--dimensions", SIZE)
     assert "1 indexed" in done.out, done
+    kb_id = _shown(stack, name)["id"]
+    assert _holding(stack, kb_id) == 2
     assert cli("kb", "forget-previous", name, "--json").json["forgotten"]["model"] == OLD
+    assert _holding(stack, kb_id) == 1
     assert "no previous" in cli("kb", "restore", name).error(2)
+
+
+def _holding(stack: LiveStack, kb_id: str) -> int:
+    """In how many indexes there are vectors of this knowledge base."""
+    tables = stack.sql("SELECT relname FROM pg_class WHERE relname LIKE 'vectors\\_%%' AND relkind = 'r'")
+    query = "SELECT FROM {} WHERE kb_id = %s LIMIT 1"
+    return sum(len(stack.sql(query.format(table["relname"]), kb_id)) for table in tables)
 
 
 def _over(stack: LiveStack, run_id: str) -> int:
