@@ -118,7 +118,7 @@ def test_a_change_that_can_not_be_made_is_refused_in_one_line_and_one_given_up_i
 def _holding(stack: LiveStack, kb_id: str) -> int:
     """In how many indexes there are vectors of this knowledge base."""
     tables = stack.sql("SELECT relname FROM pg_class WHERE relname LIKE 'vectors\\_%%' AND relkind = 'r'")
-    query = "SELECT FROM {} WHERE kb_id = %s LIMIT 1"
+    query = "SELECT kb_id FROM {} WHERE kb_id = %s LIMIT 1"
     return sum(len(stack.sql(query.format(table["relname"]), kb_id)) for table in tables)
 
 
