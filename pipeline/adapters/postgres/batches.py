@@ -53,11 +53,13 @@ WHERE run_id = :run_id AND number = :number AND holder IS NOT NULL
 
 # An update only for its lock: whoever takes the lease over waits, or has done so and this changes nothing.
 _LOCK = _under_lease("UPDATE run_batches SET fence = fence")
+# The numbers stand in it twice, as in _FAIL: from the join alone the planner, which knows nothing yet of a run so new,
+# makes a loop over all items of the run for each of them.
 _VERSIONS = sa.text("""
 UPDATE run_items i SET document_id = r.document_id, generation = r.generation
 FROM unnest(CAST(:numbers AS int[]), CAST(:documents AS uuid[]), CAST(:generations AS int[]))
     AS r(number, document_id, generation)
-WHERE i.run_id = :run_id AND i.number = r.number AND i.status = 'queued'
+WHERE i.run_id = :run_id AND i.number = ANY(:numbers) AND i.number = r.number AND i.status = 'queued'
 """)
 _END = sa.text("""
 UPDATE run_items SET status = :status WHERE run_id = :run_id AND number = ANY(:numbers) AND status = 'queued'
@@ -74,7 +76,7 @@ WITH failed AS (
     UPDATE run_items i SET status = 'failed', error = r.error, stage = :stage, attempt = :attempt,
         failed_at = clock_timestamp()
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(number integer, error jsonb)
-    WHERE i.run_id = :run_id AND i.number = r.number AND i.status = 'queued'
+    WHERE i.run_id = :run_id AND i.number = ANY(:numbers) AND i.number = r.number AND i.status = 'queued'
     RETURNING i.key, i.error
 ), marked AS (
     UPDATE documents d SET error = f.error, updated_at = now(),
@@ -295,8 +297,9 @@ def _fail(
     connection: sa.Connection, run_id: str, errors: Mapping[int, CeleriacError], *, stage: str, attempt: int
 ) -> int:
     rows = recordset({"number": number, "error": error.to_json()} for number, error in errors.items())
-    values = {"run_id": run_id, "rows": rows, "stage": stage, "attempt": attempt}
-    connection.execute(_LOCK_DOCUMENTS, {"run_id": run_id, "numbers": list(errors)})
+    items = {"run_id": run_id, "numbers": list(errors)}
+    values = {**items, "rows": rows, "stage": stage, "attempt": attempt}
+    connection.execute(_LOCK_DOCUMENTS, items)
     return int(connection.execute(_FAIL, values).scalar_one())
 
 
