@@ -57,10 +57,18 @@ class IndexRef(Value):
     model: str
     dimensions: int
 
+    @property
+    def vector_space(self) -> str:
+        """What makes two vectors comparable: model and size. The key of vectors in the cache."""
+        return f"{self.model}/{self.dimensions}"
+
 
 class KnowledgeBase(Value):
     """A named collection of documents of one tenant, embedded by one model into one store; ``chunks`` is how many it
     held when its last run ended (while the first one goes on: about how many there are).
+
+    Questions are answered from ``index``. ``building`` is the index of another model that is to take its place: what is
+    written goes there too. ``previous`` is the one it has replaced: nothing is added to it any more.
     """
 
     id: str
@@ -71,16 +79,34 @@ class KnowledgeBase(Value):
     store: StoreName
     created_at: datetime
     chunks: int = 0
+    building: IndexRef | None = None
+    previous: IndexRef | None = None
 
     @property
     def vector_space(self) -> str:
         """What makes two vectors comparable: model and size. The key of vectors in the cache."""
-        return f"{self.embedding_model}/{self.dimensions}"
+        return self.index.vector_space
 
     @property
     def index(self) -> IndexRef:
         """The address of its vectors."""
         return IndexRef(kb_id=self.id, model=self.embedding_model, dimensions=self.dimensions)
+
+    @property
+    def indexes(self) -> tuple[IndexRef, ...]:
+        """Where new chunks are written: the index that answers, and the one that is being built."""
+        return (self.index,) if self.building is None else (self.index, self.building)
+
+    @property
+    def all_indexes(self) -> tuple[IndexRef, ...]:
+        """Where chunks may be, and must be taken out."""
+        kept = self.indexes
+        return kept if self.previous is None or self.previous in kept else (*kept, self.previous)
+
+    def served_from(self, index: IndexRef) -> Self:
+        """The same knowledge base as if ``index`` were its only one."""
+        changes = {"embedding_model": index.model, "dimensions": index.dimensions, "building": None, "previous": None}
+        return self.model_copy(update=changes)
 
 
 # --------------------------------------------------------------------------- retrieval
@@ -410,11 +436,15 @@ class Reading(Value):
 
 
 class RunOptions(Value):
-    """What an ingest run was asked to do. ``roots`` are the paths given, as the sources' origins spell them."""
+    """What a run was asked to do. ``roots`` are the paths given, as the sources' origins spell them; ``model`` and
+    ``dimensions`` are those of the index that a run of kind ``reembed`` builds.
+    """
 
     roots: tuple[str, ...] = ()
     fields: RecordFields = RecordFields()
     prune: bool = False
+    model: str = ""
+    dimensions: int = 0
 
 
 class Run(Value):
@@ -427,6 +457,11 @@ class Run(Value):
     kind: RunKind = "ingest"
     pruned: int = 0
     error: dict[str, Any] | None = None
+
+    @property
+    def target(self) -> IndexRef:
+        """The index that a run of kind ``reembed`` builds."""
+        return IndexRef(kb_id=self.kb.id, model=self.options.model, dimensions=self.options.dimensions)
 
 
 class RunSummary(Value):

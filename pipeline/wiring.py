@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.adapters.postgres.batches import Batches
     from pipeline.adapters.postgres.documents import Documents
     from pipeline.adapters.postgres.embeddings import EmbeddingCache
+    from pipeline.adapters.postgres.indexes import Indexes
     from pipeline.adapters.postgres.inspection import Inspection
     from pipeline.adapters.postgres.knowledge_bases import KnowledgeBases
     from pipeline.adapters.postgres.passages import Passages
@@ -132,6 +133,13 @@ class Parts:
         from pipeline.adapters.postgres.knowledge_bases import KnowledgeBases
 
         return KnowledgeBases(self.engine)
+
+    @once
+    def indexes(self) -> Indexes:
+        """Which indexes knowledge bases have."""
+        from pipeline.adapters.postgres.indexes import Indexes
+
+        return Indexes(self.engine)
 
     @once
     def documents(self) -> Documents:
@@ -246,6 +254,17 @@ class Parts:
             if kb.vector_space not in self._embedders:
                 self._embedders[kb.vector_space] = self._hosted_embedder(kb.embedding_model, kb.dimensions)
             return self._embedders[kb.vector_space]
+
+    def dimensions_of(self, model: str, dimensions: int | None) -> int:
+        """The length of this model's vectors, ``dimensions`` if that is what is asked of it; a service that must be
+        asked is. Raises BadSettings where the model can't have so many.
+        """
+        if model != OFFLINE_EMBEDDER:
+            return dimensions or self._hosted_embedder(model, None).dimensions
+        own = self.offline_embedder.dimensions
+        if dimensions not in (None, own):
+            raise BadSettings(f"{model} has {own} dimensions, not {dimensions}.", "Leave --dimensions out.")
+        return own
 
     def _is_default(self, kb: KnowledgeBase) -> bool:
         """Whether the settings name the model of this knowledge base, and its size: no size means the model's own."""

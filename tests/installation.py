@@ -19,7 +19,17 @@ from pipeline.ingest.manifest import write_manifest
 from pipeline.ingest.origins import encode_path
 from pipeline.seams import AnswerWriter, EmbeddedPart, Embeddings
 from pipeline.settings import Settings
-from pipeline.types import AskOptions, Batch, IngestStage, KnowledgeBase, Lease, RecordFields, RunOptions, Source
+from pipeline.types import (
+    AskOptions,
+    Batch,
+    IndexRef,
+    IngestStage,
+    KnowledgeBase,
+    Lease,
+    RecordFields,
+    RunOptions,
+    Source,
+)
 from pipeline.wiring import Parts
 
 T = TypeVar("T")
@@ -73,6 +83,14 @@ def ingest(parts: Parts, kb: KnowledgeBase, *paths: Path, prune: bool = False) -
     """A run from start to end, in this process."""
     run_id = started(parts, kb, *paths, prune=prune)
     flow.run(run_id, parts)
+    return run_id
+
+
+def reembed(parts: Parts, kb: KnowledgeBase, model: str, dimensions: int) -> str:
+    """A run that builds an index for another model, started."""
+    run_id = str(uuid.uuid4())
+    list(flow.begin_reembed(run_id, IndexRef(kb_id=kb.id, model=model, dimensions=dimensions), parts))
+    parts.runs.start(run_id)
     return run_id
 
 

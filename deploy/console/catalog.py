@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from deploy.console import reembedding
 from deploy.console.asking import Kb, Tenant, place
 from deploy.console.context import current_parts
 from deploy.console.output import Json, note, say, say_json, say_table
@@ -22,11 +23,12 @@ Name = Annotated[str, typer.Argument(help="Name of the knowledge base.")]
 
 def add_to(app: typer.Typer) -> None:
     """Register the two groups of commands."""
-    kb = typer.Typer(help="Knowledge bases: list, create, show, delete.", no_args_is_help=True)
+    kb = typer.Typer(help="Knowledge bases: list, create, show, reembed, delete.", no_args_is_help=True)
     kb.command("list")(kb_list)
     kb.command("create")(kb_create)
     kb.command("show")(kb_show)
     kb.command("delete")(kb_delete)
+    reembedding.add_to(kb)
     docs = typer.Typer(help="Documents of a knowledge base: list, show, delete.", no_args_is_help=True)
     docs.command("list")(docs_list)
     docs.command("show")(docs_show)
@@ -61,15 +63,16 @@ def kb_create(name: Name, tenant: Tenant = "default", as_json: Json = False) -> 
 
 
 def kb_show(name: Name, tenant: Tenant = "default", as_json: Json = False) -> None:
-    """One knowledge base: model, store, sizes."""
+    """One knowledge base: model, store, sizes; the model it is being changed to, and the one it had before."""
     parts = current_parts()
     kb = parts.knowledge_bases.find(tenant, name)
     facts = kb.model_dump(mode="json") | parts.knowledge_bases.counts(kb.id)
     if as_json:
         say_json(facts)
         return
-    for key, value in facts.items():
-        say(f"{key:<16} {value}")
+    others = {"building": kb.building, "previous": kb.previous}
+    for key, value in (facts | {key: index and index.vector_space for key, index in others.items()}).items():
+        say(f"{key:<16} {_shown(value)}")
 
 
 def kb_delete(name: Name, tenant: Tenant = "default", yes: Yes = False, as_json: Json = False) -> None:
@@ -86,9 +89,11 @@ def kb_delete(name: Name, tenant: Tenant = "default", yes: Yes = False, as_json:
         )
     timeout = parts.settings.write_timeout
     parts.runs.cancel_all(kb.id)
-    parts.store.drop(kb.index, timeout=timeout)
+    for index in kb.all_indexes:
+        parts.store.drop(index, timeout=timeout)
     parts.knowledge_bases.delete(kb.id)
-    parts.store.drop(kb.index, timeout=timeout)  # a batch under way may have written once more
+    for index in kb.all_indexes:
+        parts.store.drop(index, timeout=timeout)  # a batch under way may have written once more
     say_json({"deleted": name, **counts}) if as_json else note(f"Deleted {name!r}.")
 
 
@@ -157,7 +162,7 @@ def docs_delete(
     if not yes:
         typer.confirm(f"Delete {document['key']!r} with {document['chunks']} chunks?", abort=True)
     timeout = parts.settings.write_timeout
-    remove([document["id"]], found.index, documents=parts.documents, store=parts.store, timeout=timeout)
+    remove([document["id"]], found.all_indexes, documents=parts.documents, store=parts.store, timeout=timeout)
     parts.knowledge_bases.refresh_size(found.id)
     say_json({"deleted": document["key"]}) if as_json else note(f"Deleted {document['key']}.")
 

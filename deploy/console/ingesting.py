@@ -21,7 +21,8 @@ from pipeline.types import KnowledgeBase, RecordFields, RunOptions
 from pipeline.wiring import Parts
 
 # Standard input, a download or a folder of other files may give no source for longer than a run may be silent.
-_BEAT_EVERY = 30.0
+BEAT_EVERY = 30.0
+"""Seconds between two signs of life of who lists sources."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -114,7 +115,7 @@ def start_run(
     run_id = str(uuid.uuid4())
     parts.runs.create(run_id, kb.id, options)
     found = 0
-    with _failing_run(parts, run_id), LeaseKeeper(parts.runs.beat, every=_BEAT_EVERY).keeping(run_id):
+    with failing_run(parts, run_id), LeaseKeeper(parts.runs.beat, every=BEAT_EVERY).keeping(run_id):
         for found in _manifest(parts, run_id, sources):
             if not quiet:
                 counting(f"{found:,} sources", last=False)
@@ -144,7 +145,8 @@ def _manifest(parts: Parts, run_id: str, sources: Any) -> Iterator[int]:
 
 
 @contextmanager
-def _failing_run(parts: Parts, run_id: str) -> Iterator[None]:
+def failing_run(parts: Parts, run_id: str) -> Iterator[None]:
+    """End the run with what goes wrong within: before it is started nobody else would."""
     try:
         yield
     except CeleriacError as error:

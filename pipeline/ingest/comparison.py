@@ -16,6 +16,8 @@ from pipeline.seams import Inspectable, StoredEntry
 from pipeline.types import ChunkRow, ChunkState, KnowledgeBase
 
 DifferenceKind = Literal["missing", "orphaned", "wrong_generation", "mismatched", "broken", "duplicate", "pending"]
+WRITTEN_AGAIN: tuple[DifferenceKind, ...] = ("missing", "mismatched", "broken", "duplicate")
+"""What is put right by writing the chunk once more."""
 
 # Differences looked at again in one query.
 _PAGE = 1000

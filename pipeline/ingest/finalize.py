@@ -8,7 +8,7 @@ from typing import Protocol
 import structlog
 
 from pipeline.errors import CeleriacError, UpstreamError
-from pipeline.ingest.removal import Removable, remove
+from pipeline.ingest.removal import Removable, delete, remove
 from pipeline.seams import IndexWriter
 from pipeline.types import Run, RunStatus
 
@@ -69,7 +69,7 @@ def finalize(
 def _prune(run: Run, documents: Documents, store: IndexWriter, timeout: float) -> int:
     vanished = documents.vanished(run.kb.id, run.id, run.options.roots)
     for page in _pages(vanished):
-        remove(page, run.kb.index, documents=documents, store=store, timeout=timeout)
+        remove(page, run.kb.all_indexes, documents=documents, store=store, timeout=timeout)
     return len(vanished)
 
 
@@ -77,7 +77,7 @@ def _discard(run: Run, documents: Documents, store: IndexWriter, timeout: float)
     try:
         while versions := documents.given_up(run.id, _PAGE):
             # Their last stage may have written some of them to the store.
-            store.delete(run.kb.index, documents.version_chunks(versions), timeout=timeout)
+            delete(documents.version_chunks(versions), run.kb.all_indexes, store=store, timeout=timeout)
             documents.discard(versions)
     except UpstreamError as error:
         # The store may be what they failed by. Nobody sees a draft; `fsck --repair` clears away what is left.

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from pipeline.errors import CeleriacError, InternalFault
 from pipeline.ingest.chunk import chunk
 from pipeline.ingest.embed import embed
 from pipeline.ingest.finalize import finalize
+from pipeline.ingest.manifest import write_manifest
 from pipeline.ingest.parse import parse
+from pipeline.ingest.reembed import Listing, at_live_generation, complete, lacking_keys, reindex
+from pipeline.ingest.repair import catch_up
 from pipeline.ingest.upsert import upsert
+from pipeline.ingest.writing import VectorsMissing
 from pipeline.matching import require_match
-from pipeline.types import Batch, BatchOutcome, IngestStage, Lease, Run, RunItem
+from pipeline.types import Batch, BatchOutcome, IndexRef, IngestStage, Lease, Run, RunItem
 from pipeline.wiring import Parts
 
 STAGES: tuple[IngestStage, ...] = ("parse", "chunk", "embed", "upsert")
@@ -66,6 +70,9 @@ def end(run_id: str, parts: Parts) -> int:
     """Finalize; returns how many documents were pruned."""
     run = parts.runs.find(run_id)
     require_match(run.kb, parts.settings)  # who sent the run may have other settings than who works on it
+    if run.kind == "reembed":
+        complete(run, ledger=parts.runs, indexes=parts.indexes, catch_up=lambda: _catch_up(run, parts))
+        return 0
     return finalize(
         run,
         manifest=parts.runs,
@@ -76,10 +83,29 @@ def end(run_id: str, parts: Parts) -> int:
     )
 
 
+def begin_reembed(run_id: str, target: IndexRef, parts: Parts) -> Iterator[int]:
+    """Create the run that builds this index and write its manifest; yields how many documents are in it after each
+    batch. Of an index that is there already only what it lacks is built.
+    """
+    timeout = parts.settings.write_timeout
+    is_new = parts.indexes.begin(run_id, target)
+    kb = parts.runs.find(run_id).kb
+    lacking = None if is_new else lacking_keys(kb, target, truth=parts.inspection, store=parts.store, timeout=timeout)
+    listing = Listing(parts.documents, kb.id, lacking, chunk_tokens=parts.settings.chunk_tokens)
+    yield from write_manifest(
+        run_id,
+        listing,
+        ledger=parts.runs,
+        max_documents=parts.settings.batch_documents,
+        max_tokens=parts.settings.batch_tokens,
+        weigh=listing.weigh,
+    )
+
+
 def _work(lease: Lease, parts: Parts, attempt: int) -> None:
     run = parts.runs.find(lease.batch.run_id)
     require_match(run.kb, parts.settings)
-    stage, following = _STAGES[lease.stage]
+    stage, following = (_STAGES if run.kind == "ingest" else _REEMBED_STAGES)[lease.stage]
     items = parts.batches.items(lease)
     if not _is_suspect(lease, parts):
         parts.batches.record(lease, stage(items, run, parts), attempt=attempt, next_stage=following)
@@ -137,19 +163,36 @@ def _chunk(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
 
 
 def _embed(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
-    return embed(
+    return BatchOutcome(embedded=sum(_embed_for(index, items, run, parts) for index in run.kb.indexes))
+
+
+def _embed_for(index: IndexRef, items: Sequence[RunItem], run: Run, parts: Parts) -> int:
+    kb = run.kb.served_from(index)
+    outcome = embed(
         items,
-        run,
+        run.model_copy(update={"kb": kb}),
         chunks=parts.documents,
         cache=parts.embeddings,
-        embedder=parts.embedder_for(run.kb),
+        embedder=parts.embedder_for(kb),
         timeout=parts.settings.embed_timeout,
         go_on=lambda: _is_running(run.id, parts),
     )
+    return outcome.embedded
 
 
 def _upsert(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
-    outcome = upsert(
+    try:
+        outcome = _write(items, run, parts)
+    except VectorsMissing:  # the knowledge base has got another index since the batch was embedded
+        embedded = _embed(items, run, parts).embedded
+        outcome = _write(items, run, parts).model_copy(update={"embedded": embedded})
+    if not _is_running(run.id, parts):
+        parts.knowledge_bases.refresh_size(run.kb.id)  # a cancelled run has no finalize that would
+    return outcome
+
+
+def _write(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
+    return upsert(
         items,
         run,
         documents=parts.documents,
@@ -157,9 +200,44 @@ def _upsert(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
         store=parts.store,
         timeout=parts.settings.write_timeout,
     )
-    if not _is_running(run.id, parts):
-        parts.knowledge_bases.refresh_size(run.kb.id)  # a cancelled run has no finalize that would
-    return outcome
+
+
+def _reembed(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
+    found, gone = at_live_generation(items, run, parts.documents)
+    embedded = _embed_for(run.target, found, run, parts)
+    return BatchOutcome(embedded=embedded, unchanged=tuple(item.number for item in gone))
+
+
+def _reindex(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
+    def write() -> BatchOutcome:
+        return reindex(
+            items,
+            run,
+            documents=parts.documents,
+            vectors=parts.embeddings,
+            store=parts.store,
+            timeout=parts.settings.write_timeout,
+            is_wanted=lambda: parts.runs.find(run.id).kb.building == run.target,
+        )
+
+    try:
+        return write()
+    except VectorsMissing:  # a document has got another generation since the batch was embedded
+        embedded = _reembed(items, run, parts).embedded
+        return write().model_copy(update={"embedded": embedded})
+
+
+def _catch_up(run: Run, parts: Parts) -> None:
+    kb = run.kb.served_from(run.target)
+    catch_up(
+        kb,
+        ledger=parts.inspection,
+        store=parts.store,
+        cache=parts.embeddings,
+        embedder=parts.embedder_for(kb),
+        timeout=parts.settings.write_timeout,
+        embed_timeout=parts.settings.embed_timeout,
+    )
 
 
 def _is_running(run_id: str, parts: Parts) -> bool:
@@ -172,4 +250,8 @@ _STAGES: dict[IngestStage, tuple[Callable[[Sequence[RunItem], Run, Parts], Batch
     "chunk": (_chunk, "embed"),
     "embed": (_embed, "upsert"),
     "upsert": (_upsert, "over"),
+}
+_REEMBED_STAGES: dict[IngestStage, tuple[Callable[[Sequence[RunItem], Run, Parts], BatchOutcome], str]] = {
+    "embed": (_reembed, "upsert"),
+    "upsert": (_reindex, "over"),
 }

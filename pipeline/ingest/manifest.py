@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from pipeline.ingest.origins import decode_path, is_remote
@@ -21,18 +21,31 @@ class Ledger(Protocol):
         """Add a batch of numbered sources."""
 
 
+def estimate_tokens(source: Source) -> int:
+    """About how many tokens a source has, from its size."""
+    if is_remote(source.file):
+        return _REMOTE_TOKENS
+    return _size(source) // _BYTES_PER_TOKEN.get(source.format, 4)
+
+
 def write_manifest(
-    run_id: str, sources: Iterable[Source], *, ledger: Ledger, max_documents: int, max_tokens: int
+    run_id: str,
+    sources: Iterable[Source],
+    *,
+    ledger: Ledger,
+    max_documents: int,
+    max_tokens: int,
+    weigh: Callable[[Source], int] = estimate_tokens,
 ) -> Iterator[int]:
     """Stream sources into the manifest, and yield how many are in it after each batch.
 
-    A batch ends before it would hold more than ``max_documents`` sources or ``max_tokens`` tokens, estimated from
-    their size; a larger source is a batch of its own.
+    A batch ends before it would hold more than ``max_documents`` sources or ``max_tokens`` tokens, which
+    ``weigh`` tells; a larger source is a batch of its own.
     """
     batch: list[tuple[int, Source]] = []
     number = batches = size = 0
     for source in sources:
-        weight = _weight(source)
+        weight = weigh(source)
         if batch and (len(batch) >= max_documents or size + weight > max_tokens):
             ledger.add(run_id, batches, batch)
             batch, size, batches = [], 0, batches + 1
@@ -42,12 +55,6 @@ def write_manifest(
     if batch:
         ledger.add(run_id, batches, batch)
         yield number
-
-
-def _weight(source: Source) -> int:
-    if is_remote(source.file):
-        return _REMOTE_TOKENS
-    return _size(source) // _BYTES_PER_TOKEN.get(source.format, 4)
 
 
 def _size(source: Source) -> int:

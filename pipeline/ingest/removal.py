@@ -30,22 +30,36 @@ class Removable(Protocol):
 
 
 def retire(
-    document_ids: Sequence[str], index: IndexRef, *, documents: Superseded, store: IndexWriter, timeout: float
+    document_ids: Sequence[str],
+    indexes: Sequence[IndexRef],
+    *,
+    documents: Superseded,
+    store: IndexWriter,
+    timeout: float,
 ) -> None:
-    """Remove what the live generations of these documents have replaced: first from the store, then the rows that
+    """Remove what the live generations of these documents have replaced: first from the indexes, then the rows that
     say what to remove.
     """
     old = documents.superseded_chunks(document_ids)
-    if old:
-        store.delete(index, old, timeout=timeout)
+    delete(old, indexes, store=store, timeout=timeout)
     documents.forget_superseded(document_ids)
 
 
 def remove(
-    document_ids: Sequence[str], index: IndexRef, *, documents: Removable, store: IndexWriter, timeout: float
+    document_ids: Sequence[str],
+    indexes: Sequence[IndexRef],
+    *,
+    documents: Removable,
+    store: IndexWriter,
+    timeout: float,
 ) -> None:
-    """Hide documents, take their chunks out of the store, then delete their rows; may be repeated after a crash."""
+    """Hide documents, take their chunks out of the indexes, then delete their rows; may be repeated after a crash."""
     chunks = documents.hide(document_ids)
-    if chunks:
-        store.delete(index, chunks, timeout=timeout)
+    delete(chunks, indexes, store=store, timeout=timeout)
     documents.delete(document_ids)
+
+
+def delete(chunk_ids: Sequence[str], indexes: Sequence[IndexRef], *, store: IndexWriter, timeout: float) -> None:
+    """Take chunks out of each of these indexes."""
+    for index in indexes if chunk_ids else ():
+        store.delete(index, chunk_ids, timeout=timeout)

@@ -11,12 +11,12 @@ from typing import Protocol, TypeVar
 
 from pipeline.errors import CeleriacError, InternalFault, ModelMismatch
 from pipeline.ingest import inspection
-from pipeline.ingest.comparison import Comparison, Difference, DifferenceKind
+from pipeline.ingest.comparison import WRITTEN_AGAIN, Comparison, Difference, DifferenceKind
 from pipeline.ingest.inspection import OnProgress
+from pipeline.ingest.removal import delete
 from pipeline.seams import Embedder, IndexWriter, Inspectable
 from pipeline.types import DraftChunk, IndexEntry, KnowledgeBase, Leftover, Value, Vector
 
-_WRITTEN_AGAIN: tuple[DifferenceKind, ...] = ("missing", "mismatched", "broken", "duplicate")
 _TAKEN_OUT: tuple[DifferenceKind, ...] = ("orphaned", "wrong_generation")
 # Documents put right in one statement; their generations may have thousands of chunks each.
 _DOCUMENTS = 200
@@ -109,6 +109,20 @@ def repair(
     return Repaired(mended=mended, **work.done)
 
 
+def catch_up(
+    kb: KnowledgeBase,
+    *,
+    ledger: Ledger,
+    store: Store,
+    cache: Cache,
+    embedder: Embedder,
+    timeout: float,
+    embed_timeout: float,
+) -> None:
+    """Make the index of ``kb`` hold the live chunks, and no dead ones; the first part of :func:`repair`."""
+    _Repair(kb, ledger, store, cache, embedder, timeout, embed_timeout, None).put_chunks_right()
+
+
 @dataclass(frozen=True)
 class _Repair:
     kb: KnowledgeBase
@@ -146,7 +160,7 @@ class _Repair:
         with closing(self.ledger.leftovers(self.kb.id)) as leftovers:
             for page in _pages(leftovers, _DOCUMENTS):
                 for chunk_ids in _pages(self.ledger.leftover_chunks(page), _CHUNKS):
-                    self.store.delete(self.kb.index, chunk_ids, timeout=self.timeout)
+                    delete(chunk_ids, self.kb.all_indexes, store=self.store, timeout=self.timeout)
                 self._count("forgotten", self.ledger.forget(self.kb.id, page))
 
     def _take_out(self, chunk_ids: Sequence[str]) -> None:
@@ -156,7 +170,7 @@ class _Repair:
             self._count("deleted", len(chunk_ids))
 
     def _write_again(self, page: Sequence[Difference]) -> None:
-        wanted = list(dict.fromkeys(one.chunk_id for one in page if one.kind in _WRITTEN_AGAIN))
+        wanted = list(dict.fromkeys(one.chunk_id for one in page if one.kind in WRITTEN_AGAIN))
         if not wanted:
             return
         doubled = [one.chunk_id for one in page if one.kind == "duplicate"]

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-from pipeline.errors import InternalFault
-from pipeline.ingest.removal import Superseded, retire
+from pipeline.ingest.removal import Superseded, delete, retire
+from pipeline.ingest.writing import Vectors, write
 from pipeline.seams import IndexWriter
-from pipeline.types import BatchOutcome, DraftChunk, IndexEntry, Run, RunItem, Vector
-
-# Chunks written to the store in one call.
-_PAGE = 1000
-
-
-class Vectors(Protocol):
-    """Vectors by space (model and size) and text hash."""
-
-    def load(self, space: str, hashes: Sequence[str]) -> Mapping[str, Vector]:
-        """Vectors by hash."""
+from pipeline.types import BatchOutcome, DraftChunk, IndexRef, Run, RunItem
 
 
 class Documents(Superseded, Protocol):
@@ -27,8 +17,10 @@ class Documents(Superseded, Protocol):
     def chunks(self, versions: Sequence[tuple[str, int]]) -> list[DraftChunk]:
         """The chunks of these generations."""
 
-    def switch(self, versions: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
-        """Make these generations live; returns those whose document is gone, or live at a newer generation."""
+    def switch(self, versions: Sequence[tuple[str, int]], written: Sequence[IndexRef]) -> set[tuple[str, int]]:
+        """Make these generations live; returns those whose document is gone, or live at a newer generation. Raises Busy
+        where the knowledge base has an index by now that they are not ``written`` to.
+        """
 
 
 def upsert(
@@ -40,35 +32,20 @@ def upsert(
     store: IndexWriter,
     timeout: float,
 ) -> BatchOutcome:
-    """Write the items' chunks to the store, switch their documents to them, remove what they replace.
+    """Write the items' chunks to all indexes, switch their documents to them, remove what they replace.
 
     The order is the guarantee: a reader sees the old generation until every chunk of the new one is in the store.
+    Raises VectorsMissing, see :func:`write`.
     """
     versions = [(str(item.document_id), item.generation or 0) for item in items]
     chunks = documents.chunks(versions)
-    for first in range(0, len(chunks), _PAGE):
-        store.upsert(run.kb.index, _entries(chunks[first : first + _PAGE], vectors, run), timeout=timeout)
+    for index in run.kb.indexes:
+        write(chunks, index, vectors=vectors, store=store, timeout=timeout)
     # Another run may have gone further with the same document, or somebody deleted it: what came too late goes again.
-    if late := documents.switch(versions):
-        store.delete(run.kb.index, [c.id for c in chunks if (c.document_id, c.generation) in late], timeout=timeout)
+    late = documents.switch(versions, run.kb.indexes)
+    too_late = [chunk.id for chunk in chunks if (chunk.document_id, chunk.generation) in late]
+    delete(too_late, run.kb.indexes, store=store, timeout=timeout)
     # A first generation replaces nothing.
     if ids := [document for document, generation in versions if generation > 1]:
-        retire(ids, run.kb.index, documents=documents, store=store, timeout=timeout)
+        retire(ids, run.kb.all_indexes, documents=documents, store=store, timeout=timeout)
     return BatchOutcome(done=tuple(item.number for item in items))
-
-
-def _entries(chunks: Sequence[DraftChunk], vectors: Vectors, run: Run) -> list[IndexEntry]:
-    found = vectors.load(run.kb.vector_space, list({chunk.embed_hash for chunk in chunks}))
-    missing = sum(chunk.embed_hash not in found for chunk in chunks)
-    if missing:
-        raise InternalFault(f"{missing} of {len(chunks)} chunks have no vector, though their batch was embedded.")
-    return [
-        IndexEntry(
-            chunk_id=chunk.id,
-            document_id=chunk.document_id,
-            generation=chunk.generation,
-            vector=found[chunk.embed_hash],
-            keywords=chunk.indexed_text,
-        )
-        for chunk in chunks
-    ]

@@ -260,7 +260,7 @@ class InspectionContract:
         parts.runs.create(run_id, kb.id, RunOptions())
         copy_version(parts, document, 1, 2)
         parts.store.upsert(kb.index, [stranger(kb, chunks_of(parts, document)[-1], document, 2)], timeout=WAIT)
-        parts.documents.switch([(document, 2)])
+        parts.documents.switch([(document, 2)], kb.indexes)
 
         assert inspect(parts, kb).clean
         assert inspect(parts, kb).pending == 1

@@ -70,7 +70,7 @@ SELECT FROM documents d JOIN runs r ON r.id = :run_id AND d.kb_id = r.kb_id
 WHERE d.key = ANY(SELECT key FROM run_items WHERE run_id = :run_id AND number = ANY(:numbers))
 ORDER BY d.key FOR NO KEY UPDATE OF d
 """)
-# A document that was live before stays live.
+# A document that was live before stays live; and nothing is wrong with one that could not be embedded once more.
 _FAIL = sa.text("""
 WITH failed AS (
     UPDATE run_items i SET status = 'failed', error = r.error, stage = :stage, attempt = :attempt,
@@ -81,7 +81,7 @@ WITH failed AS (
 ), marked AS (
     UPDATE documents d SET error = f.error, updated_at = now(),
         status = CASE WHEN d.live_generation IS NULL THEN 'failed' ELSE d.status END
-    FROM failed f, runs r WHERE r.id = :run_id AND d.kb_id = r.kb_id AND d.key = f.key
+    FROM failed f, runs r WHERE r.id = :run_id AND r.kind = 'ingest' AND d.kb_id = r.kb_id AND d.key = f.key
 )
 SELECT count(*) FROM failed
 """)

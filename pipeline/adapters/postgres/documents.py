@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from pipeline.adapters.postgres.engine import statement, transaction
+from pipeline.adapters.postgres.knowledge_bases import index_of
 from pipeline.adapters.postgres.rows import recordset
-from pipeline.types import Block, Draft, DraftChunk, Source, Value
+from pipeline.errors import Busy
+from pipeline.types import Block, Draft, DraftChunk, IndexRef, Source, Value
 
 _KNOWN = sa.text("""
 SELECT key, origin, content_hash, error IS NOT NULL AS failed FROM documents WHERE kb_id = :kb_id AND key = ANY(:keys)
@@ -93,6 +95,18 @@ FROM document_versions v JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(docu
     ON v.document_id = r.document_id AND v.generation = r.generation
 WHERE d.id = v.document_id AND coalesce(d.live_generation, 0) < v.generation
   AND EXISTS (SELECT FROM chunks c WHERE c.document_id = v.document_id AND c.generation = v.generation)
+""")
+_INDEXES = sa.text("""
+SELECT id::text, embedding_model AS current_model, dimensions AS current_dimensions, building_model, building_dimensions
+FROM knowledge_bases WHERE id = :id FOR SHARE
+""")
+_LIVE = sa.text("""
+SELECT key, id::text, live_generation FROM documents
+WHERE kb_id = :kb_id AND key = ANY(:keys) AND live_generation IS NOT NULL
+""")
+_LIVE_SOURCES = sa.text("""
+SELECT key, origin, format, chunk_count FROM documents
+WHERE kb_id = :kb_id AND live_generation IS NOT NULL AND key > :after ORDER BY key LIMIT :limit
 """)
 _SUPERSEDED = sa.text("""
 SELECT c.id::text FROM chunks c JOIN documents d ON d.id = c.document_id
@@ -210,14 +224,35 @@ class Documents:
             rows = connection.execute(_CHUNKS, {"rows": _versions(versions)}).mappings()
             return [DraftChunk.model_construct(**row) for row in rows]
 
-    def switch(self, versions: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+    def switch(self, versions: Sequence[tuple[str, int]], written: Sequence[IndexRef]) -> set[tuple[str, int]]:
         """Make these generations the live ones, all at once; an older one never replaces a newer one, and one without
         a chunk none at all. Returns those that came too late: their document is gone, or live at a newer generation.
+
+        ``written``: the indexes that hold them. Raises Busy where the knowledge base has come to have another one.
         """
         with transaction(self._engine) as connection:
+            # Before the documents, as whoever deletes a knowledge base does; until the end no index is added to it.
+            _require_written(connection.execute(_INDEXES, {"id": written[0].kb_id}).mappings().first(), written)
             connection.execute(_LOCK, {"ids": [document for document, _ in versions]})
             connection.execute(_SWITCH, {"rows": _versions(versions)})
             return {(row[0], row[1]) for row in connection.execute(_OUTDATED, {"rows": _versions(versions)})}
+
+    def live(self, kb_id: str, keys: Sequence[str]) -> dict[str, tuple[str, int]]:
+        """The (document, generation) pairs that readers see now, by key."""
+        with statement(self._engine) as connection:
+            rows = connection.execute(_LIVE, {"kb_id": kb_id, "keys": list(keys)})
+            return {row[0]: (row[1], row[2]) for row in rows}
+
+    def live_sources(self, kb_id: str, *, page: int = _PAGE) -> Iterator[tuple[Source, int]]:
+        """All live documents in the order of their keys, each with its number of chunks; a statement per ``page``."""
+        values: dict[str, Any] = {"kb_id": kb_id, "after": "", "limit": page}
+        while True:
+            with statement(self._engine) as connection:
+                rows = connection.execute(_LIVE_SOURCES, values).all()
+            yield from ((Source(key=row[0], origin=row[1], format=row[2]), row[3]) for row in rows)
+            if len(rows) < page:
+                return
+            values["after"] = rows[-1][0]
 
     def outdated(self, versions: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
         """Those whose document is gone, or live at a newer generation."""
@@ -274,6 +309,14 @@ class Documents:
         with transaction(self._engine) as connection:
             connection.execute(_LOCK, {"ids": list(document_ids)})
             connection.execute(_DELETE, {"ids": list(document_ids)})
+
+
+def _require_written(row: Mapping[Any, Any] | None, written: Sequence[IndexRef]) -> None:
+    if row is None:  # deleted: all of it comes too late
+        return
+    needed = [index_of(row, name) for name in ("current", "building")]
+    if any(index is not None and index not in written for index in needed):
+        raise Busy("The embedding model of the knowledge base has changed meanwhile.")
 
 
 def _versions(versions: Sequence[tuple[str, int]]) -> str:

@@ -9,10 +9,11 @@ import sqlalchemy as sa
 
 from pipeline.adapters.postgres.engine import statement, transaction
 from pipeline.errors import BadSettings, Conflict, NotFound
-from pipeline.types import KnowledgeBase, StoreName
+from pipeline.types import IndexRef, KnowledgeBase, StoreName
 
 _SELECT = """
 SELECT k.id::text, t.name AS tenant, k.name, k.embedding_model, k.dimensions, k.store, k.created_at,
+    k.building_model, k.building_dimensions, k.previous_model, k.previous_dimensions,
     CASE WHEN k.chunk_count > 0 THEN k.chunk_count ELSE (
         SELECT coalesce(sum(d.chunk_count), 0) FROM (
             SELECT chunk_count FROM documents WHERE kb_id = k.id AND live_generation IS NOT NULL LIMIT 1000
@@ -60,12 +61,12 @@ class KnowledgeBases:
                 f"There is no knowledge base {_shown(name)!r}{where}.",
                 f"`manage.py kb list` shows those there are; `manage.py ingest PATH --kb {_shown(name)}` makes one.",
             )
-        return _knowledge_base(row)
+        return knowledge_base(row)
 
     def list(self, tenant: str) -> tuple[KnowledgeBase, ...]:
         """All knowledge bases of a tenant, by name."""
         with statement(self._engine) as connection:
-            return tuple(_knowledge_base(row) for row in connection.execute(_LIST, {"tenant": tenant}).mappings())
+            return tuple(knowledge_base(row) for row in connection.execute(_LIST, {"tenant": tenant}).mappings())
 
     def create(self, tenant: str, name: str, *, model: str, dimensions: int, store: StoreName) -> KnowledgeBase:
         """A new, empty knowledge base; raises Conflict where the name is taken."""
@@ -114,5 +115,16 @@ def _shown(name: str) -> str:
     return name if len(name) <= MAX_NAME_CHARS else f"{name[:50]}…"
 
 
-def _knowledge_base(row: Mapping[Any, Any]) -> KnowledgeBase:
-    return KnowledgeBase.model_validate(dict(row))
+def knowledge_base(row: Mapping[Any, Any]) -> KnowledgeBase:
+    """From a row with the columns of the table, ``tenant`` and, if it is known, ``chunks``."""
+    fields = dict(row)
+    others = {name: index_of(fields, name) for name in ("building", "previous")}
+    for name in others:
+        del fields[f"{name}_model"], fields[f"{name}_dimensions"]
+    return KnowledgeBase.model_validate(fields | others)
+
+
+def index_of(row: Mapping[Any, Any], name: str) -> IndexRef | None:
+    """The ``building`` or ``previous`` index of a knowledge base's row."""
+    model = row[f"{name}_model"]
+    return None if model is None else IndexRef(kb_id=row["id"], model=model, dimensions=row[f"{name}_dimensions"])

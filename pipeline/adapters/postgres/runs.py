@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.adapters.postgres.engine import statement, transaction
+from pipeline.adapters.postgres.knowledge_bases import knowledge_base
 from pipeline.adapters.postgres.rows import as_json, recordset
 from pipeline.errors import CeleriacError, Conflict, NotFound
 from pipeline.types import Failure, Progress, Run, RunKind, RunOptions, RunStatus, RunSummary, Source
@@ -38,7 +39,8 @@ INSERT INTO run_lanes (run_id, lane) SELECT id, 0 FROM started
 """)
 _FIND = sa.text("""
 SELECT r.id::text, r.status, r.kind, r.options, r.pruned, r.error, k.id::text AS kb_id, t.name AS tenant, k.name,
-    k.embedding_model, k.dimensions, k.store, k.created_at
+    k.embedding_model, k.dimensions, k.store, k.created_at, k.building_model, k.building_dimensions, k.previous_model,
+    k.previous_dimensions
 FROM runs r JOIN knowledge_bases k ON k.id = r.kb_id JOIN tenants t ON t.id = k.tenant_id WHERE r.id = :id
 """)
 _LIST = sa.text("""
@@ -81,7 +83,11 @@ SELECT id::text FROM runs
 WHERE status = 'discovering' AND heartbeat_at < now() - make_interval(secs => :seconds)
 """)
 _LOCK = sa.text("""
-SELECT status, EXISTS (SELECT FROM run_lanes l WHERE l.run_id = runs.id) AS listed FROM runs WHERE id = :id FOR UPDATE
+SELECT status, EXISTS (SELECT FROM run_lanes l WHERE l.run_id = runs.id) AS listed,
+    kind = 'ingest' OR EXISTS (SELECT FROM knowledge_bases k WHERE k.id = runs.kb_id
+        AND k.building_model = options->>'model' AND k.building_dimensions = (options->>'dimensions')::integer)
+        AS wanted
+FROM runs WHERE id = :id FOR UPDATE
 """)
 _COUNT_OPEN = sa.text("SELECT coalesce(sum(items), 0) FROM run_batches WHERE run_id = :id AND stage <> 'over'")
 # A batch's `failed` counts exactly the items that are queued again with it.
@@ -240,6 +246,8 @@ class Runs:
             raise Conflict(f"Run {run_id} is still under way.", "Wait for its end, or cancel it first.")
         if not row["listed"]:
             raise Conflict(f"The sources of run {run_id} were never all listed.", "Ingest again.")
+        if not row["wanted"]:
+            raise Conflict(f"The index that run {run_id} built is in use, or was given up.", "`kb show` tells which.")
 
     def list(self, tenant: str, status: str = "", limit: int = 20) -> list[RunSummary]:
         """Runs of a tenant, newest first."""
@@ -247,10 +255,11 @@ class Runs:
 
 
 def _run(row: Mapping[Any, Any]) -> Run:
-    names = ("tenant", "name", "embedding_model", "dimensions", "store", "created_at")
-    kb = {"id": row["kb_id"], **{name: row[name] for name in names}}
-    fields = {name: row[name] for name in ("id", "status", "kind", "pruned", "error")}
-    return Run.model_validate(fields | {"kb": kb, "options": RunOptions.decode(row["options"])})
+    own = ("id", "status", "kind", "pruned", "error")
+    kb = {name: value for name, value in row.items() if name not in (*own, "options", "kb_id")}
+    fields = {name: row[name] for name in own}
+    options = RunOptions.decode(row["options"])
+    return Run.model_validate(fields | {"kb": knowledge_base(kb | {"id": row["kb_id"]}), "options": options})
 
 
 def _failure(row: Mapping[Any, Any]) -> Failure:

@@ -143,6 +143,15 @@ def test_a_model_that_can_not_be_had_is_no_reason_to_take_another() -> None:
         parts_of().embedder_for(kb_of("text-embedding-3-small", 1536))
 
 
+def test_the_length_of_vectors_is_known_asked_for_or_refused() -> None:
+    parts = parts_of(OPENAI_API_KEY="k")
+    assert parts.dimensions_of("wordllama-256", None) == 256
+    assert parts.dimensions_of("text-embedding-3-large", None) == 3072
+    assert parts.dimensions_of("text-embedding-3-large", 256) == 256
+    with pytest.raises(BadSettings, match="256 dimensions, not 64"):
+        parts.dimensions_of("wordllama-256", 64)
+
+
 def kb_of(model: str, dimensions: int) -> KnowledgeBase:
     return KnowledgeBase(
         id="k",

@@ -56,7 +56,7 @@ def published(parts: Parts, kb: KnowledgeBase, key: str = "/a", *texts: str) -> 
     document, generation = registered(parts, kb, key)
     parts.documents.save_drafts([draft(document, generation)])
     parts.documents.save_chunks(kb.id, [(document, generation)], pieces(kb, document, generation, *texts or ("one",)))
-    parts.documents.switch([(document, generation)])
+    parts.documents.switch([(document, generation)], kb.indexes)
     return document, generation
 
 
@@ -112,7 +112,7 @@ def test_the_hash_of_the_live_generation_is_what_a_source_is_compared_with(parts
     parts.documents.save_drafts([draft(*version)])
     parts.documents.save_chunks(kb.id, [version], pieces(kb, *version, "one"))
     assert live_hash(parts, kb) is None
-    parts.documents.switch([version])
+    parts.documents.switch([version], kb.indexes)
     assert live_hash(parts, kb) == "h1"
 
 
@@ -166,7 +166,7 @@ def test_readers_see_nothing_until_the_switch_and_then_all_of_it(parts: Parts, k
     ids = [chunk.id for chunk in chunks]
     assert parts.passages.live(kb.id, ids) == {}
     assert parts.passages.chunks(document) == []
-    parts.documents.switch([version])
+    parts.documents.switch([version], kb.indexes)
     found = parts.passages.live(kb.id, ids)
     assert set(found) == set(ids)
     assert found[ids[0]].section == AWKWARD
@@ -180,8 +180,8 @@ def test_a_switch_never_goes_back(parts: Parts, kb: KnowledgeBase) -> None:
     for generation in (first, second):
         parts.documents.save_drafts([draft(document, generation)])
         parts.documents.save_chunks(kb.id, [(document, generation)], pieces(kb, document, generation, f"g{generation}"))
-    parts.documents.switch([(document, second)])
-    parts.documents.switch([(document, first)])
+    parts.documents.switch([(document, second)], kb.indexes)
+    parts.documents.switch([(document, first)], kb.indexes)
     assert [passage.text for passage in parts.passages.chunks(document)] == ["g2"]
     assert live_hash(parts, kb) == "h2"
 
@@ -191,7 +191,7 @@ def test_a_generation_without_a_chunk_never_goes_live(parts: Parts, kb: Knowledg
     document, _ = published(parts, kb)
     _, second = registered(parts, kb)
     parts.documents.save_drafts([draft(document, second)])
-    parts.documents.switch([(document, second)])
+    parts.documents.switch([(document, second)], kb.indexes)
     assert [passage.text for passage in parts.passages.chunks(document)] == ["one"]
 
 
@@ -293,7 +293,7 @@ WRITERS: dict[str, Callable[[Parts, KnowledgeBase, dict[str, tuple[str, int]]], 
     "register": lambda parts, kb, found: lambda: parts.documents.register(kb.id, [source(key) for key in found]),
     "confirm": lambda parts, kb, found: lambda: parts.documents.confirm(kb.id, [source(key, "/new") for key in found]),
     "fail": lambda parts, kb, found: failing(parts, kb, list(found)),
-    "switch": lambda parts, _kb, found: lambda: parts.documents.switch(list(found.values())),
+    "switch": lambda parts, kb, found: lambda: parts.documents.switch(list(found.values()), kb.indexes),
     "forget": lambda parts, _kb, found: lambda: parts.documents.forget_superseded([id_ for id_, _ in found.values()]),
     "hide": lambda parts, _kb, found: lambda: parts.documents.hide([id_ for id_, _ in found.values()]),
     "delete": lambda parts, _kb, found: lambda: parts.documents.delete([id_ for id_, _ in found.values()]),
