@@ -26,7 +26,6 @@ QuestionStatus = Literal["queued", "done", "failed", "cancelled"]
 RunStatus = Literal["discovering", "running", "done", "failed", "cancelled"]
 RunKind = Literal["ingest", "reembed"]
 IngestStage = Literal["parse", "chunk", "embed", "upsert"]
-ItemStatus = Literal["queued", "done", "unchanged", "failed"]
 
 
 class Value(BaseModel):

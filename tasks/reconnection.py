@@ -51,6 +51,11 @@ class HonestChannel(transport.Channel):
 transport.Transport.Channel = HonestChannel
 
 
+def held_key(token: str) -> str:
+    """The hash of the messages that a worker holds, by delivery tag."""
+    return f"{celeryconfig.broker_transport_options['global_keyprefix']}unacked:{token}"
+
+
 class GiveBack(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships no types
     """On every connection: what lies under our token and is not being run came over a connection that is gone."""
 
@@ -58,7 +63,7 @@ class GiveBack(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships n
 
     def start(self, parent: Any) -> None:
         """Restore it, before the consumer asks for more."""
-        keys: Any = runtime.parts().redis.hkeys(f"{_prefix()}unacked:{celeryconfig.worker_token}")
+        keys: Any = runtime.parts().redis.hkeys(held_key(celeryconfig.worker_token))
         running = {request.message.delivery_tag for request in state.active_requests}
         lost = {key.decode() for key in keys} - running
         for tag in lost:
@@ -78,7 +83,7 @@ class Orphans:
 
     def give_back(self, app: Any) -> int:
         """Restore those that were orphans at the last look too: one that has just come is known a moment later."""
-        key = f"{_prefix()}unacked:{celeryconfig.worker_token}"
+        key = held_key(celeryconfig.worker_token)
         held: Any = runtime.parts().redis.hkeys(key)
         known = {request.message.delivery_tag for request in tuple(state.reserved_requests)}
         unknown = {tag.decode() for tag in held} - known
@@ -95,7 +100,3 @@ class Orphans:
         # A message with a time to come is in the worker's timer, which can't be asked.
         held: Any = runtime.parts().redis.hget(key, tag)
         return held is None or json.loads(held)[0].get("headers", {}).get("eta") is not None
-
-
-def _prefix() -> str:
-    return str(celeryconfig.broker_transport_options["global_keyprefix"])

@@ -25,6 +25,7 @@ from pipeline.wiring import Parts
 from tasks import broker, canvases, outcome
 from tasks.app import app
 from tasks.heartbeat import registry_key, report_key
+from tasks.reconnection import held_key
 
 _log = structlog.get_logger(__name__)
 
@@ -35,7 +36,6 @@ LISTING_SECONDS = 300.0
 # After a question's own deadline its stages get this long to say so themselves.
 _GRACE_SECONDS = 3.0
 _PAGE = 1000
-_PREFIX = str(celeryconfig.broker_transport_options["global_keyprefix"])
 
 
 def redeliver(parts: Parts) -> int:
@@ -54,7 +54,7 @@ def reconcile_questions(parts: Parts) -> int:
     for question in late:
         outcome.fail_question(question.id, DeadlineExceeded("No answer came in time."), question.epoch)
     early = [question for question in waiting if question.deadline > now]
-    lost = _without_message({question.id for question in early}, parts) if early else set()
+    lost = _without_message({question.id for question in early}, parts)
     for question in early:
         if question.id in lost and (epoch := parts.questions.resubmit(question.id)) is not None:
             _log.warning("question sent again", question=question.id, epoch=epoch)
@@ -68,9 +68,7 @@ def reconcile_runs(parts: Parts) -> int:
         cause = InternalFault("The program that listed the sources ended before it was done.", "Ingest again.")
         parts.runs.finish(run_id, "failed", error=cause)
     silent = {f"{run_id}.{lane}": (run_id, lane) for run_id, lane in parts.batches.silent_lanes(SETTLE_SECONDS)}
-    lost = (
-        _without_message(set(silent) | {f"{run_id}.end" for run_id, _ in silent.values()}, parts) if silent else set()
-    )
+    lost = _without_message(set(silent) | {f"{run_id}.end" for run_id, _ in silent.values()}, parts)
     sent = 0
     for name, (run_id, lane) in silent.items():
         if {name, f"{run_id}.end"} <= lost and (step := parts.batches.resend(run_id, lane)) is not None:
@@ -83,7 +81,7 @@ def reconcile_runs(parts: Parts) -> int:
 def _rescue(token: str, parts: Parts) -> bool:
     _restore(token)
     # Restoring does nothing, without a word, while another sweep holds its lock or left it behind when it was killed.
-    if parts.redis.exists(f"{_PREFIX}unacked:{token}"):
+    if parts.redis.exists(held_key(token)):
         return False
     parts.redis.srem(registry_key(parts), token)
     _log.warning("messages of a dead worker delivered again", token=token)
@@ -105,7 +103,7 @@ def _restore(token: str) -> None:
 def _without_message(ids: set[str], parts: Parts) -> set[str]:
     # A message on its way from a queue to a worker, or from one stage to the next, may be missed by one look;
     # it can hardly be missed by two. (If it is, the work is done twice and recorded once.)
-    missing = ids - set(_ids_in_flight(parts))
+    missing = ids and ids - set(_ids_in_flight(parts))  # nothing asked, nothing read
     if missing:
         time.sleep(0.5)
         missing -= set(_ids_in_flight(parts))
@@ -132,5 +130,5 @@ def _messages(parts: Parts) -> Iterator[str | bytes]:
                 first += _PAGE
     tokens: Any = parts.redis.smembers(registry_key(parts))
     for token in tokens:
-        for _tag, held in parts.redis.hscan_iter(f"{_PREFIX}unacked:{token.decode()}"):
+        for _tag, held in parts.redis.hscan_iter(held_key(token.decode())):
             yield json.dumps(json.loads(held)[0])

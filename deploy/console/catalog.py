@@ -13,12 +13,12 @@ from deploy.console import reembedding
 from deploy.console.asking import Kb, Tenant, place
 from deploy.console.context import current_parts
 from deploy.console.output import Json, note, say, say_json, say_table
+from deploy.console.reembedding import Name
 from pipeline.errors import BadSettings
 from pipeline.ingest.origins import encode_path
 from pipeline.wiring import Parts
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
-Name = Annotated[str, typer.Argument(help="Name of the knowledge base.")]
 
 
 def add_to(app: typer.Typer) -> None:

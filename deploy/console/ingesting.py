@@ -20,9 +20,11 @@ from pipeline.matching import require_match
 from pipeline.types import KnowledgeBase, RecordFields, RunOptions
 from pipeline.wiring import Parts
 
-# Standard input, a download or a folder of other files may give no source for longer than a run may be silent.
-BEAT_EVERY = 30.0
-"""Seconds between two signs of life of who lists sources."""
+Detach = Annotated[bool, typer.Option("--detach", help="Print the run's id and leave it to the workers.")]
+
+# Seconds between two signs of life of who lists sources: standard input, a download or a folder of other files may give
+# none for longer than a run may be silent.
+_BEAT_EVERY = 30.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -56,7 +58,7 @@ def ingest(
     metadata_field: Annotated[
         list[str] | None, typer.Option("--metadata-field", help="Field that is kept and shown; repeatable.")
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Print the run's id and leave it to the workers.")] = False,
+    detach: Detach = False,
     as_json: Json = False,
 ) -> None:
     """Read, chunk, embed and index documents; what hasn't changed since the last time costs nothing.
@@ -115,7 +117,7 @@ def start_run(
     run_id = str(uuid.uuid4())
     parts.runs.create(run_id, kb.id, options)
     found = 0
-    with failing_run(parts, run_id), LeaseKeeper(parts.runs.beat, every=BEAT_EVERY).keeping(run_id):
+    with listing_for(parts, run_id):
         for found in _manifest(parts, run_id, sources):
             if not quiet:
                 counting(f"{found:,} sources", last=False)
@@ -145,10 +147,13 @@ def _manifest(parts: Parts, run_id: str, sources: Any) -> Iterator[int]:
 
 
 @contextmanager
-def failing_run(parts: Parts, run_id: str) -> Iterator[None]:
-    """End the run with what goes wrong within: before it is started nobody else would."""
+def listing_for(parts: Parts, run_id: str) -> Iterator[None]:
+    """List the sources of a run within: that says that the run lives, and ends it with what goes wrong, since before it
+    is started nobody else would.
+    """
     try:
-        yield
+        with LeaseKeeper(parts.runs.beat, every=_BEAT_EVERY).keeping(run_id):
+            yield
     except CeleriacError as error:
         parts.runs.finish(run_id, "failed", error=error)
         raise

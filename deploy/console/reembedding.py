@@ -11,18 +11,16 @@ import typer
 
 from deploy.console.asking import Tenant
 from deploy.console.context import client_of, current_parts
-from deploy.console.ingesting import BEAT_EVERY, failing_run
+from deploy.console.ingesting import Detach, listing_for
 from deploy.console.output import Json, counting, note, say, say_json
 from deploy.console.watching import end_with, watch
 from pipeline.errors import BadSettings, Conflict
 from pipeline.ingest import flow, reembed
-from pipeline.leases import LeaseKeeper
 from pipeline.matching import require_match, require_store
 from pipeline.types import IndexRef, KnowledgeBase
 from pipeline.wiring import Parts
 
 Name = Annotated[str, typer.Argument(help="Name of the knowledge base.")]
-Detach = Annotated[bool, typer.Option("--detach", help="Print the run's id and leave it to the workers.")]
 
 
 def add_to(kb: typer.Typer) -> None:
@@ -107,7 +105,7 @@ def _start(parts: Parts, target: IndexRef, *, quiet: bool) -> str:
     client = client_of(parts)
     run_id, found = str(uuid.uuid4()), 0
     # To find what an index lacks takes a look at all of it.
-    with failing_run(parts, run_id), LeaseKeeper(parts.runs.beat, every=BEAT_EVERY).keeping(run_id):
+    with listing_for(parts, run_id):
         for found in flow.begin_reembed(run_id, target, parts):
             if not quiet:
                 counting(f"{found:,} documents", last=False)

@@ -11,6 +11,7 @@ import typer
 
 from deploy.console.asking import Tenant
 from deploy.console.context import client_of, current_parts
+from deploy.console.ingesting import Detach
 from deploy.console.output import Json, note, say, say_json, say_table
 from deploy.console.pace import duration
 from deploy.console.progress import failure_line, stage_counts
@@ -20,7 +21,6 @@ from pipeline.types import Failure, Run, RunStatus, RunSummary
 from pipeline.wiring import Parts
 
 RunId = Annotated[str, typer.Argument(metavar="ID", help="A run's id, 4 or more characters it begins with, or `last`.")]
-Detach = Annotated[bool, typer.Option("--detach", help="Print the run's id and leave it to the workers.")]
 
 _SHORTEST = 4
 _SHOWN = 8

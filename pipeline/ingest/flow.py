@@ -181,11 +181,8 @@ def _embed_for(index: IndexRef, items: Sequence[RunItem], run: Run, parts: Parts
 
 
 def _upsert(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
-    try:
-        outcome = _write(items, run, parts)
-    except VectorsMissing:  # the knowledge base has got another index since the batch was embedded
-        embedded = _embed(items, run, parts).embedded
-        outcome = _write(items, run, parts).model_copy(update={"embedded": embedded})
+    # The knowledge base may have got another index since the batch was embedded.
+    outcome = _embedding_first_if_needed(lambda: _write(items, run, parts), lambda: _embed(items, run, parts))
     if not _is_running(run.id, parts):
         parts.knowledge_bases.refresh_size(run.kb.id)  # a cancelled run has no finalize that would
     return outcome
@@ -220,10 +217,18 @@ def _reindex(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
             is_wanted=lambda: parts.runs.find(run.id).kb.building == run.target,
         )
 
+    # A document may have got another generation since the batch was embedded.
+    return _embedding_first_if_needed(write, lambda: _reembed(items, run, parts))
+
+
+def _embedding_first_if_needed(
+    write: Callable[[], BatchOutcome], embed_again: Callable[[], BatchOutcome]
+) -> BatchOutcome:
+    """What ``write`` makes; where it lacks vectors, ``embed_again`` comes before it, and counts."""
     try:
         return write()
-    except VectorsMissing:  # a document has got another generation since the batch was embedded
-        embedded = _reembed(items, run, parts).embedded
+    except VectorsMissing:
+        embedded = embed_again().embedded
         return write().model_copy(update={"embedded": embedded})
 
 

@@ -14,8 +14,9 @@ from pipeline.ingest import inspection
 from pipeline.ingest.comparison import WRITTEN_AGAIN, Comparison, Difference, DifferenceKind
 from pipeline.ingest.inspection import OnProgress
 from pipeline.ingest.removal import delete
+from pipeline.ingest.writing import entries_of
 from pipeline.seams import Embedder, IndexWriter, Inspectable
-from pipeline.types import DraftChunk, IndexEntry, KnowledgeBase, Leftover, Value, Vector
+from pipeline.types import DraftChunk, KnowledgeBase, Leftover, Value, Vector
 
 _TAKEN_OUT: tuple[DifferenceKind, ...] = ("orphaned", "wrong_generation")
 # Documents put right in one statement; their generations may have thousands of chunks each.
@@ -175,7 +176,7 @@ class _Repair:
             return
         doubled = [one.chunk_id for one in page if one.kind == "duplicate"]
         chunks = self.ledger.live(self.kb.id, wanted)
-        entries = self._entries(chunks)
+        entries = entries_of(chunks, self._vectors({chunk.embed_hash: chunk.indexed_text for chunk in chunks}))
         self.store.delete(self.kb.index, doubled, timeout=self.timeout)
         self.store.upsert(self.kb.index, entries, timeout=self.timeout)
         self._count("written", len(entries))
@@ -183,19 +184,6 @@ class _Repair:
         now = self.ledger.states(self.kb.id, wanted)
         late = [chunk.id for chunk in chunks if chunk.id not in now or now[chunk.id].standing != "live"]
         self.store.delete(self.kb.index, late, timeout=self.timeout)
-
-    def _entries(self, chunks: Sequence[DraftChunk]) -> list[IndexEntry]:
-        vectors = self._vectors({chunk.embed_hash: chunk.indexed_text for chunk in chunks})
-        return [
-            IndexEntry(
-                chunk_id=chunk.id,
-                document_id=chunk.document_id,
-                generation=chunk.generation,
-                vector=vectors[chunk.embed_hash],
-                keywords=chunk.indexed_text,
-            )
-            for chunk in chunks
-        ]
 
     def _vectors(self, texts: Mapping[str, str]) -> Mapping[str, Vector]:
         found = self.cache.load(self.kb.vector_space, list(texts))

@@ -37,12 +37,17 @@ def _entries(chunks: Sequence[DraftChunk], vectors: Vectors, index: IndexRef) ->
     missing = sum(chunk.embed_hash not in found for chunk in chunks)
     if missing:
         raise VectorsMissing(f"{missing} of {len(chunks)} chunks have no vector, though their batch was embedded.")
+    return entries_of(chunks, found)
+
+
+def entries_of(chunks: Sequence[DraftChunk], vectors: Mapping[str, Vector]) -> list[IndexEntry]:
+    """Chunks as a store takes them, with their vectors by text hash, none of which may be missing."""
     return [
         IndexEntry(
             chunk_id=chunk.id,
             document_id=chunk.document_id,
             generation=chunk.generation,
-            vector=found[chunk.embed_hash],
+            vector=vectors[chunk.embed_hash],
             keywords=chunk.indexed_text,
         )
         for chunk in chunks
