@@ -9,13 +9,16 @@ from typing import Any
 from tests.standin.fixture import StandInProcess
 
 
-def phases(refuses_for: float, *, retry_after: float, fails: float = 0.1, hangs: float = 0.02) -> list[dict[str, Any]]:
+def phases(
+    refuses_for: float, *, retry_after: float, fails: float = 0.1, hangs: float = 0.02, evenly: bool = False
+) -> list[dict[str, Any]]:
     """Faults of the stand-in: 429 for a time, and from then on that share of status 500 and of no answer at all."""
+    share = {"endpoint": "embeddings", "after": refuses_for, "evenly": evenly}
     return [
         {"endpoint": "embeddings", "kind": "status", "status": 429, "retry_after": retry_after, "seconds": refuses_for},
-        {"endpoint": "embeddings", "kind": "status", "status": 500, "probability": fails, "after": refuses_for},
+        {**share, "kind": "status", "status": 500, "probability": fails},
         # Drawn where no 500 was, hence a little more often.
-        {"endpoint": "embeddings", "kind": "hang", "probability": hangs / (1 - fails), "after": refuses_for},
+        {**share, "kind": "hang", "probability": hangs / (1 - fails)},
     ]
 
 

@@ -23,7 +23,9 @@ def test_an_ingest_ends_complete_and_pays_for_hardly_a_text_twice(
     redis = served.redis()
     for key in redis.scan_iter("*:pace:*"):
         redis.delete(key)
-    standin.configure(embedding_latency=0.05, faults=failing_service.phases(4, retry_after=1))
+    # Two dozen requests are too few for dice.
+    faults = failing_service.phases(4, retry_after=1, hangs=0.05, evenly=True)
+    standin.configure(embedding_latency=0.05, faults=faults)
 
     outcome = served.cli("ingest", corpus, "--kb", "failing-embedder", "--json")
 

@@ -35,6 +35,8 @@ class Fault(BaseModel):
     kind: FaultKind
     endpoint: Endpoint | None = None
     probability: float = Field(default=1.0, ge=0, le=1)
+    evenly: bool = False
+    """That share at even distances, rather than as the dice fall."""
     count: int | None = None
     """How many requests it hits; None: no end."""
     after: float = 0.0

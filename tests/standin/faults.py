@@ -16,6 +16,7 @@ class Faults:
         """Windows of time start with the first request that could be hit by one."""
         self._random = random.Random(seed)
         self._left = [(fault, fault.count) for fault in config.faults]
+        self._due = [0.0] * len(config.faults)
         self._started: float | None = None
         self.limits = {
             name: Bucket(per_minute, config.burst_seconds)
@@ -31,7 +32,7 @@ class Faults:
         if self._started is None and any(fault.endpoint in (None, endpoint) for fault, _ in self._left):
             self._started = time.monotonic()
         for number, (fault, left) in enumerate(self._left):
-            if not self._applies(fault, endpoint, left):
+            if not self._applies(fault, endpoint, left) or not self._strikes(number, fault):
                 continue
             self._left[number] = (fault, None if left is None else left - 1)
             return fault
@@ -53,6 +54,14 @@ class Faults:
         if fault.endpoint not in (None, endpoint) or left == 0:
             return False
         since = time.monotonic() - (self._started or 0.0) - fault.after
-        if since < 0 or (fault.seconds is not None and since > fault.seconds):
+        return since >= 0 and (fault.seconds is None or since <= fault.seconds)
+
+    def _strikes(self, number: int, fault: Fault) -> bool:
+        if not fault.evenly:
+            return fault.probability >= 1.0 or self._random.random() < fault.probability
+        self._due[number] += fault.probability
+        # Nearly 1 is 1: ten times 0.1 is less.
+        if self._due[number] < 1 - 1e-9:
             return False
-        return fault.probability >= 1.0 or self._random.random() < fault.probability
+        self._due[number] -= 1
+        return True

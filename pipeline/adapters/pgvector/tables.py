@@ -117,18 +117,21 @@ class Catalogue:
     def ensure(self, tables: Tables, timeout: float) -> Types:
         """Make ``tables`` where they aren't there."""
         if tables not in self._known:
-            with self._lock, transaction(self._engine, timeout) as connection:
-                self._known[tables] = _ensure(connection, tables)
+            with self._lock:
+                with transaction(self._engine, timeout) as connection:
+                    types = _ensure(connection, tables)
+                self._known[tables] = types  # now that others see them
         return self._known[tables]
 
 
 def _ensure(connection: psycopg.Connection, tables: Tables) -> Types:
     named = {"name": tables.render("{corpus}").decode()}
+    # Even where they are there: a table can be seen a moment before other sessions forget that there was none, but
+    # its maker holds this lock until they have.
+    connection.execute(_SCHEMA_LOCK)
     if not _one(connection, _EXISTS, named)[0]:
-        connection.execute(_SCHEMA_LOCK)
-        if not _one(connection, _EXISTS, named)[0]:
-            connection.execute(_EXTENSION)
-            connection.execute(tables.render(_SCHEMA))
+        connection.execute(_EXTENSION)
+        connection.execute(tables.render(_SCHEMA))
     return Types(*_one(connection, _TYPES, {}))
 
 

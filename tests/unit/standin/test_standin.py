@@ -83,6 +83,11 @@ class TestFaults:
         assert hits(1) == hits(1)
         assert hits(1) != hits(2)
 
+    def test_a_share_can_be_spread_evenly(self) -> None:
+        faults = Faults(Config(faults=[Fault(kind="hang", probability=0.1, evenly=True)]), 0)
+
+        assert [number for number in range(1, 41) if faults.draw("chat")] == [10, 20, 30, 40]
+
     def test_a_counted_fault_is_used_up_and_hits_only_its_endpoint(self) -> None:
         faults = Faults(Config(faults=[Fault(kind="hang", endpoint="chat", count=2)]), 0)
 

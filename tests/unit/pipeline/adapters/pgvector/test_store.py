@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import random
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -337,6 +339,28 @@ def test_many_workers_may_make_the_first_table_at_once(postgres_url: str) -> Non
     engine = make_engine(postgres_url, pool=1, connect_timeout=5, statement_timeout=WAIT)
     assert len(list(PgvectorStore(engine).chunk_ids(index, timeout=WAIT))) == 6
     engine.dispose()
+
+
+def test_threads_of_one_worker_wait_for_the_first_table_until_others_see_it(
+    store: PgvectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def slow(engine: sa.Engine, timeout: float) -> Iterator[psycopg.Connection]:
+        with transaction(engine, timeout) as connection:
+            yield connection
+            time.sleep(0.5)
+
+    monkeypatch.setattr("pipeline.adapters.pgvector.tables.transaction", slow)
+    index = make_index(model=f"shared-{uuid.uuid4()}")
+
+    def write(seed: int) -> None:
+        time.sleep(seed * 0.1)
+        store.upsert(index, entries(["text"], seed=seed), timeout=WAIT)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+
+    assert len(list(store.chunk_ids(index, timeout=WAIT))) == 4
 
 
 def test_models_with_names_alike_have_tables_apart() -> None:
