@@ -10,14 +10,24 @@ import sqlalchemy as sa
 from pipeline.adapters.postgres.engine import statement
 from pipeline.types import Vector
 
-_KNOWN = sa.text("SELECT encode(hash, 'hex') FROM embeddings WHERE space = :space AND hash = ANY(:hashes)")
+# Joins, for a plan that looks up hash by hash. With `hash = ANY(…)` Postgres, as long as it knows nothing yet of a table
+# so new, reads the whole space and compares each row with each hash.
+_KNOWN = sa.text("""
+SELECT encode(e.hash, 'hex') FROM unnest(CAST(:hashes AS bytea[])) AS r(hash)
+JOIN embeddings e ON e.space = :space AND e.hash = r.hash
+""")
+_LOAD = sa.text("""
+SELECT encode(e.hash, 'hex'), e.vector FROM unnest(CAST(:hashes AS bytea[])) AS r(hash)
+JOIN embeddings e ON e.space = :space AND e.hash = r.hash
+""")
+# The vectors end to end, each of :size bytes: an array of them would travel as text.
 _SAVE = sa.text("""
 INSERT INTO embeddings (space, hash, vector)
-SELECT :space, r.hash, r.vector FROM unnest(CAST(:hashes AS bytea[]), CAST(:vectors AS bytea[])) AS r(hash, vector)
+SELECT :space, r.hash, substring(CAST(:vectors AS bytea) FROM (r.number::int - 1) * :size + 1 FOR :size)
+FROM unnest(CAST(:hashes AS bytea[])) WITH ORDINALITY AS r(hash, number)
 ORDER BY r.hash
 ON CONFLICT DO NOTHING
 """)
-_LOAD = sa.text("SELECT encode(hash, 'hex'), vector FROM embeddings WHERE space = :space AND hash = ANY(:hashes)")
 
 
 class EmbeddingCache:
@@ -36,11 +46,9 @@ class EmbeddingCache:
 
     def save(self, space: str, vectors: Mapping[str, Vector]) -> None:
         """Add vectors by hash; those already there stay. Sorted, so that two workers can't deadlock."""
-        values = {
-            "space": space,
-            "hashes": _bytes(tuple(vectors)),
-            "vectors": [np.asarray(vector, dtype="<f4").tobytes() for vector in vectors.values()],
-        }
+        packed = np.asarray(list(vectors.values()), dtype="<f4")
+        size = packed.nbytes // len(vectors)
+        values = {"space": space, "hashes": _bytes(tuple(vectors)), "vectors": packed.tobytes(), "size": size}
         with statement(self._engine) as connection:
             connection.execute(_SAVE, values)
 
