@@ -7,8 +7,8 @@ ones. Every method that leaves the process takes ``timeout`` in seconds and rais
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
 
 from pipeline.types import (
@@ -223,6 +223,17 @@ class RemoteFiles(Protocol):
         """Read one file within ``timeout`` seconds. Raises UnreadableSource where it is longer than ``max_bytes`` or
         not to be had, and retryable errors of services.
         """
+
+
+# --------------------------------------------------------------------------- bounds
+
+Bound = Callable[[], AbstractContextManager[AbstractContextManager[None]]]
+"""Opened around some documents, it gives what is opened around each of them, and may end that one with an error."""
+
+
+def unbounded() -> AbstractContextManager[AbstractContextManager[None]]:
+    """A :data:`Bound` that lets each document take what it takes."""
+    return nullcontext(nullcontext())
 
 
 # --------------------------------------------------------------------------- streams

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pipeline.errors import BadSettings
 from pipeline.matching import require_match
-from pipeline.seams import Chunker, Embedder, Generator, Parser, RemoteFiles, Reranker, VectorStore
+from pipeline.seams import (
+    Bound,
+    Chunker,
+    Embedder,
+    Generator,
+    Parser,
+    RemoteFiles,
+    Reranker,
+    VectorStore,
+    unbounded,
+)
 from pipeline.settings import OFFLINE_EMBEDDER, OFFLINE_GENERATOR, Settings
 from pipeline.types import KnowledgeBase, Reading
 
@@ -69,8 +78,8 @@ class Parts:
     def __init__(self, settings: Settings) -> None:
         """Builds nothing yet."""
         self.settings = settings
-        self.bound_document: Callable[[], AbstractContextManager[None]] = nullcontext
-        """What each document is read and cut in; a process made for that bounds the time it takes."""
+        self.bound_documents: Bound = unbounded
+        """What documents are read and cut in; a process made for that bounds the time that each one takes."""
         self._embedders: dict[str, Embedder] = {}
 
     # ------------------------------------------------------------------ services

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from celery import Celery, signals
@@ -42,7 +41,7 @@ def _begin_child(**_: Any) -> None:
     runtime.forget()
     parts = runtime.parts()
     limits.bound_memory(parts.settings.parse_memory_mb)
-    parts.bound_document = partial(limits.bound_time, parts.settings.parse_timeout)
+    parts.bound_documents = limits.TimeBound(parts.settings.parse_timeout).documents
 
 
 @signals.worker_ready.connect

@@ -8,12 +8,14 @@ fails the whole chord, and a bound on memory is looked at between tasks.
 from __future__ import annotations
 
 import faulthandler
+import math
 import re
 import resource
 import signal
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from pipeline.errors import ParseFailed
@@ -38,26 +40,44 @@ def bound_memory(megabytes: int) -> int:
     return bound
 
 
-@contextmanager
-def bound_time(seconds: float) -> Iterator[None]:
-    """End the block with ParseFailed after ``seconds``, and this process after twice as long, where the document
-    doesn't even notice that, as in a loop in C. Only in the main thread of a process that nothing else runs in.
+class TimeBound:
+    """What each of some documents is read and cut in: ends it with ParseFailed after ``seconds``; and the process, at
+    two to three times as long, where the document doesn't even notice that, as in a loop in C. Only in the main thread
+    of a process that nothing else runs in.
     """
 
-    def stop(_signal: int, _frame: object) -> None:
-        hint = "Raise CELERIAC_PARSE_TIMEOUT, or split the document."
-        raise ParseFailed(f"Reading it took longer than {seconds:g} s.", hint)
+    def __init__(self, seconds: float) -> None:
+        """Nothing is bounded yet."""
+        self._seconds = seconds
+        self._guarded_since = -math.inf
 
-    before = signal.signal(signal.SIGALRM, stop)
-    # Again and again, since a parser may catch whatever it meets.
-    signal.setitimer(signal.ITIMER_REAL, seconds, min(seconds, 5.0))
-    faulthandler.dump_traceback_later(2 * seconds, exit=True)
-    try:
-        yield
-    finally:
+    @contextmanager
+    def documents(self) -> Iterator[AbstractContextManager[None]]:
+        """Gives what each document is to be read in; the process is guarded no longer than until the end of all."""
+        before = signal.signal(signal.SIGALRM, self._stop)
+        try:
+            yield self
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            self._guarded_since = -math.inf
+            signal.signal(signal.SIGALRM, before)
+
+    def __enter__(self) -> None:
+        """Begin a document."""
+        # A guard is a thread, which costs more than many a document: one is for all that begin in its first third.
+        if time.monotonic() - self._guarded_since > self._seconds:
+            faulthandler.dump_traceback_later(3 * self._seconds, exit=True)
+            self._guarded_since = time.monotonic()
+        # Again and again, since a parser may catch whatever it meets.
+        signal.setitimer(signal.ITIMER_REAL, self._seconds, min(self._seconds, 5.0))
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
         signal.setitimer(signal.ITIMER_REAL, 0)
-        faulthandler.cancel_dump_traceback_later()
-        signal.signal(signal.SIGALRM, before)
+
+    def _stop(self, _signal: int, _frame: object) -> None:
+        hint = "Raise CELERIAC_PARSE_TIMEOUT, or split the document."
+        raise ParseFailed(f"Reading it took longer than {self._seconds:g} s.", hint)
 
 
 def _private_bytes() -> int | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from typing import Protocol
 
 from pipeline.errors import CeleriacError, InternalFault, ParseFailed, wrap
 from pipeline.ingest.cutting import context_of, cut, parents
 from pipeline.ingest.reading import within_memory
-from pipeline.seams import Chunker
+from pipeline.seams import Bound, Chunker, unbounded
 from pipeline.types import BatchOutcome, Draft, DraftChunk, ParsedDocument, Run, RunItem, indexed_text
 
 
@@ -35,9 +34,9 @@ def chunk(
     documents: Documents,
     chunker: Chunker,
     parent_tokens: int,
-    bound: Callable[[], AbstractContextManager[None]] = nullcontext,
+    bound: Bound = unbounded,
 ) -> BatchOutcome:
-    """Cut the items' drafts, each within a ``bound``; ``parent_tokens`` 0 stores no parents."""
+    """Cut the items' drafts, each within the ``bound``; ``parent_tokens`` 0 stores no parents."""
     drafts = {draft.document_id: draft for draft in documents.drafts([_version(item) for item in items])}
     made: dict[int, list[DraftChunk]] = {}
     failed: dict[int, CeleriacError] = {}
@@ -47,14 +46,15 @@ def chunk(
     overtaken = [item.number for item in gone if _version(item) in outdated]
     lost = InternalFault("What was read of it is gone.", "`runs retry` reads it again.")
     failed |= {item.number: lost for item in gone if item.number not in overtaken}
-    for item in items:
-        if item.document_id not in drafts:
-            continue
-        try:
-            with bound():
-                made[item.number] = _chunks(drafts[item.document_id], run.kb.id, chunker, parent_tokens)
-        except Exception as error:  # noqa: BLE001 - whatever the chunker throws is the fate of one document
-            failed[item.number] = wrap(error)
+    with bound() as each:
+        for item in items:
+            if item.document_id not in drafts:
+                continue
+            try:
+                with each:
+                    made[item.number] = _chunks(drafts[item.document_id], run.kb.id, chunker, parent_tokens)
+            except Exception as error:  # noqa: BLE001 - whatever the chunker throws is the fate of one document
+                failed[item.number] = wrap(error)
     chunks = [piece for pieces in made.values() for piece in pieces]
     documents.save_chunks(run.kb.id, [_version(item) for item in items if item.number in made], chunks)
     return BatchOutcome(unchanged=tuple(overtaken), failed=failed, chunks=len(chunks))

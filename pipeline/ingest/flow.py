@@ -147,7 +147,7 @@ def _parse(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
         parsers=parts.parsers,
         remotes=parts.remotes,
         reading=parts.reading,
-        bound=parts.bound_document,
+        bound=parts.bound_documents,
     )
 
 
@@ -158,7 +158,7 @@ def _chunk(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:
         documents=parts.documents,
         chunker=parts.chunker,
         parent_tokens=parts.settings.parent_tokens,
-        bound=parts.bound_document,
+        bound=parts.bound_documents,
     )
 
 

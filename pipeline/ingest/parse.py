@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pipeline.errors import CeleriacError, wrap
 from pipeline.ingest.reading import parse_document, read_source
 from pipeline.ingest.remotes import Remotes
-from pipeline.seams import Parser
+from pipeline.seams import Bound, Parser, unbounded
 from pipeline.types import BatchOutcome, Draft, ParsedDocument, Reading, Run, RunItem, Source
 
 # Part of every content hash: raise it when parsers or chunker change what they make of the same bytes.
@@ -52,9 +51,9 @@ def parse(
     parsers: Mapping[str, Parser],
     remotes: Remotes,
     reading: Reading,
-    bound: Callable[[], AbstractContextManager[None]] = nullcontext,
+    bound: Bound = unbounded,
 ) -> BatchOutcome:
-    """Read and parse the items' sources, each within a ``bound``.
+    """Read and parse the items' sources, each within the ``bound``.
 
     A source whose bytes and reading are those of the live generation is ``unchanged`` and goes no further. One that
     can't be read fails alone.
@@ -63,17 +62,18 @@ def parse(
     parsed: list[tuple[RunItem, str, ParsedDocument]] = []
     unchanged: list[RunItem] = []
     failed: dict[int, CeleriacError] = {}
-    for item in items:
-        before = known.get(item.key)
-        try:
-            with bound():
-                data, digest = _read(item, run, remotes, reading)
-                if before is not None and digest == before.content_hash:
-                    unchanged.append(item)
-                else:
-                    parsed.append((item, digest, parse_document(data, item.source, run.options.fields, parsers)))
-        except Exception as error:  # noqa: BLE001 - whatever a parser throws is the fate of one document
-            failed[item.number] = wrap(error)
+    with bound() as each:
+        for item in items:
+            before = known.get(item.key)
+            try:
+                with each:
+                    data, digest = _read(item, run, remotes, reading)
+                    if before is not None and digest == before.content_hash:
+                        unchanged.append(item)
+                    else:
+                        parsed.append((item, digest, parse_document(data, item.source, run.options.fields, parsers)))
+            except Exception as error:  # noqa: BLE001 - whatever a parser throws is the fate of one document
+                failed[item.number] = wrap(error)
     _confirm(unchanged, known, run, documents)
     # Failed ones get a row too, to be listed with their cause.
     as_before = {item.number for item in unchanged}

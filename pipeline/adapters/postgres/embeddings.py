@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from pipeline.adapters.postgres.engine import statement
 from pipeline.types import Vector
 
-# Joins, for a plan that looks up hash by hash. With `hash = ANY(…)` Postgres, as long as it knows nothing yet of a table
-# so new, reads the whole space and compares each row with each hash.
+# Joins, for a plan that looks up hash by hash. With `hash = ANY(…)` Postgres, as long as it knows nothing yet of so new
+# a table, reads the whole space and compares each row with each hash.
 _KNOWN = sa.text("""
 SELECT encode(e.hash, 'hex') FROM unnest(CAST(:hashes AS bytea[])) AS r(hash)
 JOIN embeddings e ON e.space = :space AND e.hash = r.hash
