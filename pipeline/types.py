@@ -399,6 +399,17 @@ class DraftChunk(Value):
     parent_start: int | None = None
     parent_end: int | None = None
 
+
+class StoredChunk(NamedTuple):
+    """Of a chunk in Postgres what goes into an index. A tuple, not a :class:`Value`: each is read for two stages."""
+
+    id: str
+    document_id: str
+    generation: int
+    context: str
+    text: str
+    embed_hash: str
+
     @property
     def indexed_text(self) -> str:
         """What is embedded and ranked: title and section often hold the words that are asked for."""

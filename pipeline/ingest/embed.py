@@ -8,7 +8,7 @@ from typing import Protocol
 
 from pipeline.errors import Cancelled, ModelMismatch
 from pipeline.seams import EmbeddedPart, Embedder
-from pipeline.types import BatchOutcome, DraftChunk, Run, RunItem, Vector
+from pipeline.types import BatchOutcome, Run, RunItem, StoredChunk, Vector
 
 
 class EmbeddingCache(Protocol):
@@ -24,7 +24,7 @@ class EmbeddingCache(Protocol):
 class Chunks(Protocol):
     """Where the chunks of a generation are read."""
 
-    def chunks(self, versions: Sequence[tuple[str, int]]) -> list[DraftChunk]:
+    def chunks(self, versions: Sequence[tuple[str, int]]) -> list[StoredChunk]:
         """The chunks of these generations."""
 
 

@@ -15,7 +15,7 @@ from pipeline.errors import Cancelled, Conflict
 from pipeline.ingest.comparison import WRITTEN_AGAIN, Comparison, Truth
 from pipeline.ingest.writing import Vectors, write
 from pipeline.seams import IndexWriter, Inspectable
-from pipeline.types import BatchOutcome, DraftChunk, IndexRef, KnowledgeBase, Progress, Run, RunItem, RunStatus, Source
+from pipeline.types import BatchOutcome, IndexRef, KnowledgeBase, Progress, Run, RunItem, RunStatus, Source, StoredChunk
 
 # Documents looked up in one statement.
 _PAGE = 500
@@ -27,7 +27,7 @@ class Documents(Protocol):
     def live(self, kb_id: str, keys: Sequence[str]) -> Mapping[str, tuple[str, int]]:
         """(document, generation) pairs that readers see now, by key."""
 
-    def chunks(self, versions: Sequence[tuple[str, int]]) -> list[DraftChunk]:
+    def chunks(self, versions: Sequence[tuple[str, int]]) -> list[StoredChunk]:
         """The chunks of these generations."""
 
 

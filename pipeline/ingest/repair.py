@@ -16,7 +16,7 @@ from pipeline.ingest.inspection import OnProgress
 from pipeline.ingest.removal import delete
 from pipeline.ingest.writing import entries_of
 from pipeline.seams import Embedder, IndexWriter, Inspectable
-from pipeline.types import DraftChunk, KnowledgeBase, Leftover, Value, Vector
+from pipeline.types import KnowledgeBase, Leftover, StoredChunk, Value, Vector
 
 _TAKEN_OUT: tuple[DifferenceKind, ...] = ("orphaned", "wrong_generation")
 # Documents put right in one statement; their generations may have thousands of chunks each.
@@ -34,7 +34,7 @@ class Store(Inspectable, IndexWriter, Protocol):
 class Ledger(inspection.Ledger, Protocol):
     """What Postgres knows, and how it is put right."""
 
-    def live(self, kb_id: str, chunk_ids: Sequence[str]) -> list[DraftChunk]:
+    def live(self, kb_id: str, chunk_ids: Sequence[str]) -> list[StoredChunk]:
         """Those of these chunks that belong to live generations, with their texts."""
 
     def leftover_chunks(self, leftovers: Sequence[Leftover]) -> list[str]:

@@ -8,13 +8,13 @@ from typing import Protocol
 from pipeline.ingest.removal import Superseded, delete, retire
 from pipeline.ingest.writing import Vectors, write
 from pipeline.seams import IndexWriter
-from pipeline.types import BatchOutcome, DraftChunk, IndexRef, Run, RunItem
+from pipeline.types import BatchOutcome, IndexRef, Run, RunItem, StoredChunk
 
 
 class Documents(Superseded, Protocol):
     """Chunks of drafts, and the switch to a new generation."""
 
-    def chunks(self, versions: Sequence[tuple[str, int]]) -> list[DraftChunk]:
+    def chunks(self, versions: Sequence[tuple[str, int]]) -> list[StoredChunk]:
         """The chunks of these generations."""
 
     def switch(self, versions: Sequence[tuple[str, int]], written: Sequence[IndexRef]) -> set[tuple[str, int]]:

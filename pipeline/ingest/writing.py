@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pipeline.errors import InternalFault
 from pipeline.seams import IndexWriter
-from pipeline.types import DraftChunk, IndexEntry, IndexRef, Vector
+from pipeline.types import IndexEntry, IndexRef, StoredChunk, Vector
 
 # Chunks written to the store in one call.
 _PAGE = 1000
@@ -25,14 +25,14 @@ class Vectors(Protocol):
 
 
 def write(
-    chunks: Sequence[DraftChunk], index: IndexRef, *, vectors: Vectors, store: IndexWriter, timeout: float
+    chunks: Sequence[StoredChunk], index: IndexRef, *, vectors: Vectors, store: IndexWriter, timeout: float
 ) -> None:
     """Write chunks page by page, ``timeout`` is for each; raises VectorsMissing where some were not embedded."""
     for first in range(0, len(chunks), _PAGE):
         store.upsert(index, _entries(chunks[first : first + _PAGE], vectors, index), timeout=timeout)
 
 
-def _entries(chunks: Sequence[DraftChunk], vectors: Vectors, index: IndexRef) -> list[IndexEntry]:
+def _entries(chunks: Sequence[StoredChunk], vectors: Vectors, index: IndexRef) -> list[IndexEntry]:
     found = vectors.load(index.vector_space, list({chunk.embed_hash for chunk in chunks}))
     missing = sum(chunk.embed_hash not in found for chunk in chunks)
     if missing:
@@ -40,7 +40,7 @@ def _entries(chunks: Sequence[DraftChunk], vectors: Vectors, index: IndexRef) ->
     return entries_of(chunks, found)
 
 
-def entries_of(chunks: Sequence[DraftChunk], vectors: Mapping[str, Vector]) -> list[IndexEntry]:
+def entries_of(chunks: Sequence[StoredChunk], vectors: Mapping[str, Vector]) -> list[IndexEntry]:
     """Chunks as a store takes them, with their vectors by text hash, none of which may be missing."""
     return [
         IndexEntry(

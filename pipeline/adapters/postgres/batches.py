@@ -190,7 +190,7 @@ class Batches:
         """The items of the batch that are not over."""
         values = {"run_id": lease.batch.run_id, "first": lease.first_item, "last": lease.last_item}
         with statement(self._engine) as connection:
-            return [_item(row) for row in connection.execute(_ITEMS, values).mappings()]
+            return [_item(*row) for row in connection.execute(_ITEMS, values)]
 
     def renew(self, holders: Sequence[str]) -> None:
         """Let these leases live on; those that somebody else has taken since are left alone."""
@@ -312,8 +312,15 @@ def _ours(lease: Lease) -> dict[str, Any]:
     }
 
 
-def _item(row: Mapping[Any, Any]) -> RunItem:
-    return RunItem.model_validate({**row, "source": Source.decode(row["source"])})
+def _item(number: int, key: str, source: Any, document_id: str | None, generation: int | None, crashes: int) -> RunItem:
+    return RunItem(
+        number=number,
+        key=key,
+        source=Source.decode(source),
+        document_id=document_id,
+        generation=generation,
+        crashes=crashes,
+    )
 
 
 def _pairs(rows: Iterable[Any]) -> list[tuple[Any, Any]]:

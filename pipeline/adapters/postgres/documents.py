@@ -11,7 +11,7 @@ from pipeline.adapters.postgres.engine import statement, transaction
 from pipeline.adapters.postgres.knowledge_bases import index_of
 from pipeline.adapters.postgres.rows import recordset
 from pipeline.errors import Busy
-from pipeline.types import Block, Draft, DraftChunk, IndexRef, Source, Value
+from pipeline.types import Block, Draft, DraftChunk, IndexRef, Source, StoredChunk, Value
 
 _KNOWN = sa.text("""
 SELECT key, origin, content_hash, error IS NOT NULL AS failed FROM documents WHERE kb_id = :kb_id AND key = ANY(:keys)
@@ -80,9 +80,7 @@ LEFT JOIN documents d ON d.id = r.document_id
 WHERE d.id IS NULL OR coalesce(d.live_generation, 0) > r.generation
 """)
 _CHUNKS = sa.text("""
-SELECT c.id::text, c.document_id::text, c.generation, c.ordinal, c.text, c.context, c.start_char AS start,
-    c.end_char AS "end", c.page, c.section, c.token_count AS tokens, encode(c.embed_hash, 'hex') AS embed_hash,
-    c.parent_start, c.parent_end
+SELECT c.id::text, c.document_id::text, c.generation, c.context, c.text, encode(c.embed_hash, 'hex')
 FROM chunks c JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(document_id uuid, generation integer)
     ON c.document_id = r.document_id AND c.generation = r.generation
 ORDER BY c.document_id, c.generation, c.ordinal
@@ -201,7 +199,7 @@ class Documents:
         """Write new generations beside the live ones; again: the same rows."""
         if not drafts:
             return
-        rows = recordset(draft.model_dump(mode="json") for draft in drafts)
+        rows = recordset(drafts)
         with statement(self._engine) as connection:
             connection.execute(_SAVE_DRAFTS, {"rows": rows})
 
@@ -213,16 +211,15 @@ class Documents:
 
     def save_chunks(self, kb_id: str, versions: Sequence[tuple[str, int]], chunks: Sequence[DraftChunk]) -> None:
         """Replace the chunks of these generations, none of which is live yet."""
-        values = {"kb_id": kb_id, "rows": recordset(chunk.model_dump(mode="json") for chunk in chunks)}
+        values = {"kb_id": kb_id, "rows": recordset(chunks)}
         with transaction(self._engine) as connection:
             connection.execute(_CLEAR_CHUNKS, {"rows": _versions(versions)})
             connection.execute(_SAVE_CHUNKS, values)
 
-    def chunks(self, versions: Sequence[tuple[str, int]]) -> list[DraftChunk]:
+    def chunks(self, versions: Sequence[tuple[str, int]]) -> list[StoredChunk]:
         """The chunks of these generations, in order."""
         with statement(self._engine) as connection:
-            rows = connection.execute(_CHUNKS, {"rows": _versions(versions)}).mappings()
-            return [DraftChunk.model_construct(**row) for row in rows]
+            return [StoredChunk._make(row) for row in connection.execute(_CHUNKS, {"rows": _versions(versions)})]
 
     def switch(self, versions: Sequence[tuple[str, int]], written: Sequence[IndexRef]) -> set[tuple[str, int]]:
         """Make these generations the live ones, all at once; an older one never replaces a newer one, and one without

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from pipeline.adapters.postgres.engine import transaction
 from pipeline.adapters.postgres.rows import as_json, recordset
 from pipeline.errors import CeleriacError
-from pipeline.types import ChunkRow, ChunkState, DocumentFault, DraftChunk, Leftover
+from pipeline.types import ChunkRow, ChunkState, DocumentFault, Leftover, StoredChunk
 
 # A cursor's first row may come after a sort of the whole knowledge base. Plans are made for all rows: those made for
 # the first few would walk the index over the chunks of every knowledge base.
@@ -55,8 +55,7 @@ FROM chunks c JOIN version v ON v.document_id = c.document_id AND v.generation =
 WHERE c.id = ANY(CAST(:ids AS uuid[]))
 """)
 _LIVE = sa.text("""
-SELECT c.id::text, c.document_id::text, c.generation, c.ordinal, c.text, c.context, c.start_char AS start,
-    c.end_char AS "end", c.page, c.section, c.token_count AS tokens, encode(c.embed_hash, 'hex') AS embed_hash
+SELECT c.id::text, c.document_id::text, c.generation, c.context, c.text, encode(c.embed_hash, 'hex')
 FROM chunks c JOIN documents d ON d.id = c.document_id AND d.live_generation = c.generation
 WHERE c.id = ANY(CAST(:ids AS uuid[])) AND d.kb_id = :kb_id
 """)
@@ -134,11 +133,11 @@ class Inspection:
             rows = connection.execute(_STATES, {"kb_id": kb_id, "ids": list(chunk_ids)})
             return {row[0]: ChunkState._make(row[1:]) for row in rows}
 
-    def live(self, kb_id: str, chunk_ids: Sequence[str]) -> list[DraftChunk]:
+    def live(self, kb_id: str, chunk_ids: Sequence[str]) -> list[StoredChunk]:
         """Those of these chunks that belong to live generations, with their texts."""
         with transaction(self._engine) as connection:
-            rows = connection.execute(_LIVE, {"kb_id": kb_id, "ids": list(chunk_ids)}).mappings()
-            return [DraftChunk.model_construct(**row) for row in rows]
+            rows = connection.execute(_LIVE, {"kb_id": kb_id, "ids": list(chunk_ids)})
+            return [StoredChunk._make(row) for row in rows]
 
     def document_faults(self, kb_id: str) -> Generator[DocumentFault, None, None]:
         """Documents with a wrong count of chunks, or live without one."""

@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 import pipeline
 from pipeline.seams import EmbeddedPart, Embeddings
-from pipeline.types import AskOptions, AskState, DraftChunk, Question, Value, pack_vector, unpack_vector
+from pipeline.types import AskOptions, AskState, Question, StoredChunk, Value, pack_vector, unpack_vector
 
 AWKWARD = [
     "",
@@ -130,6 +130,6 @@ def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
 
 
 def test_title_and_section_go_before_what_is_embedded_but_not_into_what_is_quoted() -> None:
-    chunk = DraftChunk(id="c", document_id="d", generation=1, ordinal=0, text="body", start=0, end=4)
+    chunk = StoredChunk(id="c", document_id="d", generation=1, context="", text="body", embed_hash="")
     assert chunk.indexed_text == "body"
-    assert chunk.model_copy(update={"context": "Title > Part"}).indexed_text == "Title > Part\nbody"
+    assert chunk._replace(context="Title > Part").indexed_text == "Title > Part\nbody"

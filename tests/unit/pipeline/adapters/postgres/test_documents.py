@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from pipeline.errors import ParseFailed
 from pipeline.ingest.chunk import chunk_id
-from pipeline.types import BatchOutcome, Block, Draft, DraftChunk, KnowledgeBase, RunOptions, Source
+from pipeline.types import BatchOutcome, Block, Draft, DraftChunk, KnowledgeBase, RunOptions, Source, StoredChunk
 from pipeline.wiring import Parts
 from tests.installation import claimed, eventually, execute, scalars
 
@@ -128,7 +128,9 @@ def test_a_text_is_read_back_to_the_character(text: str, parts: Parts, kb: Knowl
     assert parts.documents.drafts([(document, generation)]) == [given]
     chunks = pieces(kb, document, generation, text, "second")
     parts.documents.save_chunks(kb.id, [(document, generation)], chunks)
-    assert parts.documents.chunks([(document, generation)]) == chunks
+    found = parts.documents.chunks([(document, generation)])
+    assert [chunk.text for chunk in found] == [text, "second"]
+    assert found == [tuple(getattr(chunk, name) for name in StoredChunk._fields) for chunk in chunks]
 
 
 def test_saving_a_draft_again_replaces_it(parts: Parts, kb: KnowledgeBase) -> None:
@@ -151,7 +153,9 @@ def test_chunks_are_replaced_as_a_whole(parts: Parts, kb: KnowledgeBase) -> None
 def test_chunks_come_document_by_document_in_order(parts: Parts, kb: KnowledgeBase) -> None:
     versions = [published(parts, kb, key, *(f"{key} {n}" for n in range(12))) for key in ("/a", "/b")]
     found = parts.documents.chunks(versions)
-    assert [chunk.ordinal for chunk in found] == [*range(12)] * 2
+    first, second = sorted(versions)
+    assert [(chunk.document_id, chunk.generation) for chunk in found] == [first] * 12 + [second] * 12
+    assert [chunk.text.split()[1] for chunk in found] == [str(n) for n in range(12)] * 2
 
 
 # --------------------------------------------------------------------------- live generations
