@@ -19,12 +19,17 @@ _DROPPED = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\
 _LINE_ENDS = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _SPACES = re.compile(r"[\xa0\u2000-\u200a\u202f\u3000]")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
+# All that one of those four begins with. Most texts hold none of it, and one search is an eighth of the work of four.
+_ODD = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\xa0\xad\u2000-\u200b\u2028\u2029\u202f\u2060\u3000\ud800-\udfff\ufeff\ufffe\uffff]"
+)
 
 
 def normal_form(text: str) -> str:
     r"""``text`` in Unicode NFC, lines ended by ``\n``, no control characters but ``\n`` and ``\t``, valid UTF-8."""
-    text = _DROPPED.sub("", _LINE_ENDS.sub("\n", text))
-    text = _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", _SPACES.sub(" ", text))
+    if _ODD.search(text):
+        text = _DROPPED.sub("", _LINE_ENDS.sub("\n", text))
+        text = _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", _SPACES.sub(" ", text))
     return unicodedata.normalize("NFC", text)
 
 
