@@ -139,7 +139,7 @@ _GIVEN_UP = sa.text("""
 SELECT i.document_id::text, i.generation FROM run_items i
 JOIN document_versions v ON v.document_id = i.document_id AND v.generation = i.generation
 JOIN documents d ON d.id = i.document_id
-WHERE i.run_id = :run_id AND i.status = 'failed' AND coalesce(d.live_generation, 0) < i.generation LIMIT :limit
+WHERE i.run_id = :run_id AND i.failed_at IS NOT NULL AND coalesce(d.live_generation, 0) < i.generation LIMIT :limit
 """)
 _VERSION_CHUNK_IDS = sa.text("""
 SELECT c.id::text FROM chunks c JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(document_id uuid, generation integer)

@@ -99,7 +99,7 @@ FROM runs r WHERE r.id = :id AND b.run_id = :id AND b.failed > 0
 _REQUEUE_ITEMS = sa.text("""
 UPDATE run_items SET status = 'queued', error = NULL, stage = NULL, attempt = NULL, failed_at = NULL, crashes = 0,
     document_id = NULL, generation = NULL
-WHERE run_id = :id AND status = 'failed'
+WHERE run_id = :id AND failed_at IS NOT NULL
 """)
 _REOPEN = sa.text("UPDATE runs SET status = 'running', error = NULL, finished_at = NULL WHERE id = :id")
 
