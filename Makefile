@@ -5,14 +5,15 @@ BIN := $(VENV)/bin
 
 STORE ?= pgvector
 SEEDS ?= 20
+JOBS ?= 2
 
 .PHONY: demo test lint chaos bench-ingest bench-faults install lock clean
 
 demo: install  ## Start the embedded stack, ingest our own docs, ask two questions, stop everything.
 	@$(BIN)/python -m deploy.local.demo
 
-test: lint  ## Lint, types, import rules and all tests.
-	$(BIN)/python -m pytest
+test: lint  ## Lint, types, import rules and all tests, in JOBS=2 processes; those that come first take longest.
+	$(BIN)/python -m pytest -n $(JOBS) --no-loadscope-reorder
 
 chaos: install  ## Ingest while workers are killed and services restart: 20 seeds, STORE=pgvector or weaviate.
 	$(BIN)/python -m tests.chaos --store $(STORE) --seeds $(SEEDS)

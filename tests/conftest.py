@@ -8,7 +8,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from deploy.local.postgres import start_postgres
 from deploy.local.redis import free_port as find_free_port
@@ -21,6 +24,25 @@ WEAVIATE_URL = os.environ.get("WEAVIATE_URL", "")
 _SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 _SERVICES = ("REDIS_URL", "DATABASE_URL", "WEAVIATE_")
 _PREFIXES = ("CELERIAC_", "OPENAI_", "FLOWER_", *_SERVICES)
+
+
+class BySharedServers(LoadScopeScheduling):
+    """Which tests stay in one process where there are several (``-n 2``): those of a folder that shares stacks or
+    workers, so that none is started twice; elsewhere those of a file. By names, because the controller knows no more.
+    """
+
+    _SHARING = ("tests/acceptance", "tests/integration")
+    _ON_THEIR_OWN = ("test_benchmark.py", "test_chaos.py", "test_layout.py", "test_local_")
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder, _, name = nodeid.partition("::")[0].rpartition("/")
+        return folder if folder in self._SHARING and not name.startswith(self._ON_THEIR_OWN) else f"{folder}/{name}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> BySharedServers:
+    """Instead of ``--dist``."""
+    return BySharedServers(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,8 +73,15 @@ def redis_url(services_folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres_url(services_folder: Path) -> Iterator[str]:
-    """A Postgres with pgvector and an empty database for the whole session, as a URL of libpq."""
+    """A Postgres with pgvector and an empty database for the whole session, as a URL of libpq.
+
+    It waits for no disk: nothing of it outlives the session, and no test takes it down.
+    """
     service = start_postgres(services_folder / "postgres", die_with_parent=True)
+    with psycopg.connect(service.url, autocommit=True) as connection:
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            connection.execute(f"ALTER SYSTEM SET {setting} = off")
+        connection.execute("SELECT pg_reload_conf()")
     yield service.url
     service.stop()
 

@@ -40,7 +40,8 @@ def stacks() -> Iterator[Stacks]:
     standin = StandInProcess()
     # Below 50 MB, so that a file of that size is refused and not worked on for minutes.
     offline = LiveStack(CELERIAC_MAX_SOURCE_BYTES="20000000")
-    served = LiveStack(OPENAI_BASE_URL=standin.url, OPENAI_API_KEY=KEY, CELERIAC_EMBED_TIMEOUT="4")
+    soon = {"CELERIAC_HEARTBEAT_TTL": "4", "CELERIAC_SWEEP_EVERY": "1"}  # what a killed worker held is delivered again
+    served = LiveStack(OPENAI_BASE_URL=standin.url, OPENAI_API_KEY=KEY, CELERIAC_EMBED_TIMEOUT="4", **soon)
     with ThreadPoolExecutor(2) as pool:
         try:
             list(pool.map(LiveStack.start, (offline, served)))

@@ -213,7 +213,7 @@ class InspectionContract:
         self.assert_repaired(parts, kb)
         assert draft not in chunks_of(parts, document)
 
-    @pytest.mark.parametrize(("document", "generation"), [(STRANGER, 1), (None, 9)])
+    @pytest.mark.parametrize(("document", "generation"), [(STRANGER, 1), (None, 9)], ids=["document", "generation"])
     def test_an_entry_that_names_another_document_or_generation_is_written_again(
         self, parts: Parts, kb: KnowledgeBase, document: str | None, generation: int
     ) -> None:

@@ -62,6 +62,8 @@ def environment(redis_url: str, database_url: str, standin_process: StandInProce
         "CELERIAC_TASK_EVENTS": "false",
         "CELERIAC_PARSE_TIMEOUT": "2",
         "CELERIAC_INGEST_PATIENCE": "6",
+        # Celery's prefork pool may take 5 s to notice that a process died.
+        "CELERIAC_MAX_CRASHES": "2",
         "CELERIAC_PARSE_MEMORY_MB": "160",
     }
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline.errors import Busy
 from pipeline.types import Batch, KnowledgeBase
 from pipeline.wiring import Parts
-from tests.installation import KILLS, eventually, live_texts, manifest, started, write
+from tests.installation import eventually, live_texts, manifest, started, write
 
 if TYPE_CHECKING:
     from tasks.client import Client
@@ -57,21 +57,6 @@ def test_a_ledger_that_is_down_does_not_keep_the_message_from_going_back(
     began = time.monotonic()
     note_crash("ingest.parse", [Batch(run_id="00000000-0000-0000-0000-000000000000", number=0).encode()], "x")
     assert time.monotonic() - began < 10
-
-
-@pytest.mark.usefixtures("worker")
-def test_the_signal_that_killed_the_reader_is_told_with_the_document(
-    client: Client, parts: Parts, kb: KnowledgeBase, docs: Path
-) -> None:
-    write(docs, a="Owls hunt at night.", b=KILLS)
-    run_id = manifest(parts, kb, docs)
-    client.start_run(run_id)
-    eventually(lambda: parts.runs.find(run_id).status == "done", within=60)
-    failures = parts.runs.failures(run_id)
-    (failure,) = failures
-    assert Path(failure.document).name == "b.txt"
-    assert "Worker exited prematurely: signal 9 (SIGKILL)" in failure.message
-    assert live_texts(parts, kb) == ["Owls hunt at night."]
 
 
 @pytest.mark.usefixtures("worker")

@@ -160,7 +160,7 @@ def test_a_cancelled_run_stops_and_goes_on_when_it_is_resumed(
 def test_what_failed_is_tried_again_and_nothing_else(
     client: Client, parts: Parts, kb: KnowledgeBase, docs: Path
 ) -> None:
-    write(docs, **{f"f{n}": f"Text number {n}." for n in range(6)}, f6=" ", f7=KILLS)
+    write(docs, **{f"f{n}": f"Text number {n}." for n in range(6)}, f6=" ", f7=" ")
     run_id = sent(client, parts, kb, docs, batch=3)
     assert over(parts, run_id).status == "done"
     assert counts(parts, run_id) == {"done": 6, "failed": 2}
@@ -279,9 +279,11 @@ def test_a_run_whose_end_fails_says_why(client: Client, parts: Parts, kb: Knowle
     assert run.error["code"] == "ModelMismatch"
 
 
-@pytest.mark.parametrize("text", [KILLS, DEAFENS], ids=["kills", "deafens"])
-def test_a_document_that_brings_down_its_reader_fails_alone(
-    text: str, client: Client, parts: Parts, kb: KnowledgeBase, docs: Path
+@pytest.mark.parametrize(
+    ("text", "cause"), [(KILLS, "signal 9 (SIGKILL)"), (DEAFENS, "exitcode 1")], ids=["kills", "deafens"]
+)
+def test_a_document_that_brings_down_its_reader_fails_alone_and_is_tried_again_when_it_is_mended(
+    text: str, cause: str, client: Client, parts: Parts, kb: KnowledgeBase, docs: Path
 ) -> None:
     """The others of its batch were in the same hands when it struck, and are read all the same."""
     write(docs, a="Owls hunt at night.", b=text, c="Bread rises.", d="Rivers flow.")
@@ -291,7 +293,12 @@ def test_a_document_that_brings_down_its_reader_fails_alone(
     (failure,) = parts.runs.failures(run_id)
     assert (Path(failure.document).name, failure.stage) == ("b.txt", "parse")
     assert "workers died while they had only this document" in failure.message
+    assert f"Worker exited prematurely: {cause}" in failure.message
     assert live_texts(parts, kb) == ["Bread rises.", "Owls hunt at night.", "Rivers flow."]
+    write(docs, b="Mended.")
+    assert client.retry_run(run_id) == 1
+    assert over(parts, run_id).status == "done"
+    assert "Mended." in live_texts(parts, kb)
 
 
 def test_a_document_that_never_ends_fails_alone_in_time(

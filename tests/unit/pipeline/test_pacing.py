@@ -99,7 +99,7 @@ class TestPermit:
         begun = time.monotonic()
         with proven.permit() as permit:
             assert permit.probe
-        assert time.monotonic() - begun == pytest.approx(0.3, abs=0.25)
+        assert 0.2 < time.monotonic() - begun < 2
 
     def test_a_long_wait_is_not_waited_for_in_a_worker(self, proven: Pace) -> None:
         fail(proven, refusal(30))

@@ -117,9 +117,9 @@ def test_characters_are_not_parted_from_their_accents_or_emoji_from_their_parts(
 )
 def test_time_is_linear_whatever_the_text(text: str) -> None:
     """About 2 MB/s on one core; a splitter that is quadratic here takes minutes."""
-    started = time.perf_counter()
+    started = time.process_time()
     pieces = chunks(text, 300)
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
     assert max(piece.tokens for piece in pieces) <= 300
 
 

@@ -82,6 +82,7 @@ def test_a_packed_page_is_unpacked_and_counted_so(files: HttpFiles, web: WebServ
         ("gzip", gzip.compress(b"x" * 1000)[:-9], ServerFault, "broke off inside"),
         ("gzip, gzip", gzip.compress(gzip.compress(b"x")), UnreadableSource, "packed as 'gzip, gzip'"),
     ],
+    ids=["no gzip", "broken off", "packed twice"],
 )
 def test_a_page_that_cannot_be_unpacked_says_so(
     files: HttpFiles, web: WebServer, coding: str, body: bytes, kind: type[CeleriacError], cause: str

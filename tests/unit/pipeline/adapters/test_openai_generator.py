@@ -118,7 +118,7 @@ def test_the_timeout_bounds_the_whole_answer(
     with pytest.raises(errors.TimedOut):
         answer(generator, timeout=0.5)
 
-    assert 0.4 < time.monotonic() - started < 0.9
+    assert 0.4 < time.monotonic() - started < 2.0
     standin.wait_for(lambda counters: not counters["streams_open"])
 
 

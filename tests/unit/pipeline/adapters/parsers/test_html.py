@@ -71,7 +71,7 @@ def test_the_declared_charset_counts_where_it_works(charset: str) -> None:
 )
 def test_deep_nesting_takes_no_undue_time(opening: str) -> None:
     """100,000 levels; containers would cost the square of that in a tree."""
-    started = time.perf_counter()
+    started = time.process_time()
     document = parsed("<p>before</p>" + opening * 100_000 + "deep")
-    assert time.perf_counter() - started < 15
+    assert time.process_time() - started < 15
     assert "before" in document.text

@@ -69,6 +69,6 @@ def test_headings_are_those_of_a_commonmark_parser(shared_data: Path) -> None:
 
 @pytest.mark.parametrize("text", ["#" + " " * 300_000 + "x", "# " + "[" * 300_000, "> " * 150_000, "---\n" * 75_000])
 def test_time_is_linear_whatever_the_input(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     parsed(text)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
