@@ -195,7 +195,7 @@ def _of_answers(parts: Parts, kb: KnowledgeBase, corpus: Corpus) -> Iterator[str
             yield f"{text!r} does not find {key} in {parts.settings.store_name}"
 
 
-def _forgotten(client: redis.Redis, namespace: str, tokens: list[str], within: float = 10.0) -> bool:
+def _forgotten(client: redis.Redis, namespace: str, tokens: list[str], within: float = 20.0) -> bool:
     end = time.monotonic() + within
     while any(client.smismember(f"{namespace}:workers", tokens)):
         if time.monotonic() > end:

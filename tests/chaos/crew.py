@@ -129,6 +129,10 @@ class Crew:
         """Whether all have started."""
         return all(member.is_ready() for member in self.members.values())
 
+    def are_running(self) -> bool:
+        """Whether none is dead or frozen."""
+        return all(member.running for member in self.members.values())
+
     def stop(self) -> None:
         """End all at once: after a trial nothing of theirs is wanted."""
         for member in self.members.values():

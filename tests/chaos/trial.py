@@ -119,6 +119,8 @@ class Trial:
             "messages are left",
             lambda: str(audit.in_motion(self._services.redis_url, self._namespace)),
         )
+        # Nobody is looked after while the audit waits for what the sweep does.
+        self._tend_until(self._crew.are_running, _READY_WITHIN, "a worker does not come back")
         self.report.findings += audit.findings(self._parts, run_id, self._corpus)
         self.report.findings += audit.left_in_redis(self._services.redis_url, self._namespace)
         self._count()
