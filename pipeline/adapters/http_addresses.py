@@ -21,8 +21,10 @@ import httpcore2
 from pipeline.errors import UnreadableSource
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-# Registered for special use, and not known to every Python.
-_SPECIAL = [ipaddress.ip_network(net) for net in ("192.0.0.0/24", "64:ff9b:1::/48", "3fff::/20", "5f00::/16")]
+# Registered for special use, and not known to every Python; 6to4 (2002::/16) was given up with RFC 7526.
+_SPECIAL = [
+    ipaddress.ip_network(net) for net in ("192.0.0.0/24", "64:ff9b:1::/48", "2002::/16", "3fff::/20", "5f00::/16")
+]
 _Lookup = list[str] | OSError | UnicodeError
 
 
@@ -94,7 +96,7 @@ class _Stream(httpcore2.NetworkStream):
 def is_public(address: str) -> bool:
     """Whether an IPv4 or IPv6 address belongs to a host on the internet.
 
-    An address that carries an IPv4 address (mapped, NAT64, 6to4, Teredo) is judged by that one too.
+    An address that carries an IPv4 address (mapped, NAT64, Teredo) is judged by that one too.
     """
     found = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(found, ipaddress.IPv6Address):
@@ -102,8 +104,7 @@ def is_public(address: str) -> bool:
             return is_public(str(found.ipv4_mapped))
         if found in _NAT64:
             return is_public(str(ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)))
-        carried = [found.sixtofour, *(found.teredo or ())]
-        if found.is_site_local or not all(is_public(str(inner)) for inner in carried if inner is not None):
+        if found.is_site_local or not all(is_public(str(inner)) for inner in found.teredo or ()):
             return False
     if any(found in network for network in _SPECIAL):
         return False
