@@ -109,7 +109,9 @@ class Crew:
         """``kinds`` are names of lines of the Procfile, one for each member. Nothing runs yet."""
         logs.mkdir(parents=True)
         lines, programs = read_procfile(), Path(sys.executable).parent
-        told = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}", **environment}
+        path = f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        # Beat says that it starts on standard output, which a file would see much later.
+        told = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **environment}
         names = [f"{kind}-{kinds[:place].count(kind) + 1}" for place, kind in enumerate(kinds)]
         self.members = {
             name: Member(ProcessSpec(name, lines[kind]), logs / f"{name}.log", told)
