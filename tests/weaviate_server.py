@@ -71,8 +71,13 @@ class WeaviateServer:
             raise
 
     def pause(self) -> None:
-        """Freeze the process: it keeps its connections and answers nothing."""
+        """Freeze the process, and return when all of it stands still: it keeps its connections and answers nothing."""
         self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        threads = Path(f"/proc/{self._process.pid}/task")
+        # On a busy machine a thread that was about to answer may do so after the signal was sent.
+        while threads.exists() and any(_state(thread) != "T" for thread in threads.iterdir()):
+            time.sleep(0.005)
 
     def resume(self) -> None:
         """Let a frozen process go on."""
@@ -155,3 +160,8 @@ def _free_ports(count: int) -> list[int]:
                 one.bind(("127.0.0.1", port))
                 ports.append(port)
         return ports
+
+
+def _state(thread: Path) -> str:
+    """The state of a thread as proc_pid_stat(5) has it; it stands after the name, which may hold anything."""
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
