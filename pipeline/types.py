@@ -535,6 +535,11 @@ class RunItem(Value):
     generation: int | None = None
     crashes: int = 0
 
+    @property
+    def version(self) -> tuple[str, int]:
+        """The (document, generation) pair that it has become; there is none before it is parsed."""
+        return str(self.document_id), self.generation or 0
+
 
 class Batch(Value):
     """The share of a run that one chain of ingest tasks carries: its items are rows in Postgres.

@@ -37,13 +37,13 @@ def chunk(
     bound: Bound = unbounded,
 ) -> BatchOutcome:
     """Cut the items' drafts, each within the ``bound``; ``parent_tokens`` 0 stores no parents."""
-    drafts = {draft.document_id: draft for draft in documents.drafts([_version(item) for item in items])}
+    drafts = {draft.document_id: draft for draft in documents.drafts([item.version for item in items])}
     made: dict[int, list[DraftChunk]] = {}
     failed: dict[int, CeleriacError] = {}
     gone = [item for item in items if item.document_id not in drafts]
     # Another run has made a newer generation live, or deleted the document.
-    outdated = documents.outdated([_version(item) for item in gone]) if gone else set()
-    overtaken = [item.number for item in gone if _version(item) in outdated]
+    outdated = documents.outdated([item.version for item in gone]) if gone else set()
+    overtaken = [item.number for item in gone if item.version in outdated]
     lost = InternalFault("What was read of it is gone.", "`runs retry` reads it again.")
     failed |= {item.number: lost for item in gone if item.number not in overtaken}
     with bound() as each:
@@ -56,7 +56,7 @@ def chunk(
             except Exception as error:  # noqa: BLE001 - whatever the chunker throws is the fate of one document
                 failed[item.number] = wrap(error)
     chunks = [piece for pieces in made.values() for piece in pieces]
-    documents.save_chunks(run.kb.id, [_version(item) for item in items if item.number in made], chunks)
+    documents.save_chunks(run.kb.id, [item.version for item in items if item.number in made], chunks)
     return BatchOutcome(unchanged=tuple(overtaken), failed=failed, chunks=len(chunks))
 
 
@@ -93,7 +93,3 @@ def _chunks(draft: Draft, kb_id: str, chunker: Chunker, parent_tokens: int) -> l
             )
         )
     return found
-
-
-def _version(item: RunItem) -> tuple[str, int]:
-    return (str(item.document_id), item.generation or 0)

@@ -43,7 +43,7 @@ def embed(
     The vectors go to the cache in Postgres, not into a message: a redelivered upsert finds them there. They go there as
     they come, so a failure throws away nothing that was paid for.
     """
-    found = chunks.chunks([(str(item.document_id), item.generation or 0) for item in items])
+    found = chunks.chunks([item.version for item in items])
     texts = {chunk.embed_hash: chunk.indexed_text for chunk in found}
     missing = sorted(set(texts) - cache.known(run.kb.vector_space, list(texts)))
     left = len(missing)

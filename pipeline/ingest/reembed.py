@@ -126,7 +126,7 @@ def reindex(
     What was replaced or deleted meanwhile goes again: whoever did that may have been there before us.
     """
     found, gone = at_live_generation(items, run, documents)
-    chunks = documents.chunks([(str(item.document_id), item.generation or 0) for item in found])
+    chunks = documents.chunks([item.version for item in found])
     write(chunks, run.target, vectors=vectors, store=store, timeout=timeout)
     now = set(documents.live(run.kb.id, [item.key for item in found]).values()) if is_wanted() else set()
     dead = [chunk.id for chunk in chunks if (chunk.document_id, chunk.generation) not in now]

@@ -37,7 +37,7 @@ def upsert(
     The order is the guarantee: a reader sees the old generation until every chunk of the new one is in the store.
     Raises VectorsMissing, see :func:`write`.
     """
-    versions = [(str(item.document_id), item.generation or 0) for item in items]
+    versions = [item.version for item in items]
     chunks = documents.chunks(versions)
     for index in run.kb.indexes:
         write(chunks, index, vectors=vectors, store=store, timeout=timeout)
