@@ -45,6 +45,7 @@ broker_transport_options = {
 broker_pool_limit = 50
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
+worker_consumer = "tasks.reconnection:Consumer"
 # A caller waits a moment for a broker that restarts, and not for ever for one that is gone.
 task_publish_retry_policy = {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 1.0}
 
@@ -87,7 +88,8 @@ task_reject_on_worker_lost = True
 worker_prefetch_multiplier = 2
 task_track_started = False
 worker_send_task_events = _s.task_events
-task_send_sent_event = _s.task_events
+# A message for each message; Flower hears of a task when a worker gets it.
+task_send_sent_event = False
 worker_cancel_long_running_tasks_on_connection_loss = False
 worker_hijack_root_logger = False
 worker_redirect_stdouts = False

@@ -64,6 +64,11 @@ def check(text: str, passages: Sequence[Passage]) -> Checked:
     )
 
 
+def plain(text: str, passages: int) -> str:
+    """``text`` as :func:`check` would leave it, of that many passages."""
+    return _plainly_marked(text, list(_markers(text, passages)))
+
+
 def _markers(text: str, count: int) -> Iterator[_Marker]:
     code = [found.span() for found in _CODE.finditer(text)]
     inside = 0

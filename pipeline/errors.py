@@ -10,6 +10,7 @@
     │   └── Conflict               it exists already, or is in use
     ├── UpstreamError              a service outside this process
     │   ├── Unreachable            refused, reset, unresolved           (retryable)
+    │   │   └── Unavailable        not called: it kept failing          (retryable)
     │   ├── TimedOut               no answer in time                    (retryable)
     │   ├── RateLimited            429; `retry_after` in seconds        (retryable)
     │   │   └── Postponed          not called: it asked all to wait     (retryable)
@@ -20,6 +21,7 @@
     ├── DocumentError              one document can't be indexed; the others go on
     │   ├── UnreadableSource       gone, no permission, too large
     │   └── ParseFailed            not what its name says, damaged, or without text
+    ├── BudgetSpent                the tenant's budget of the day is used up
     ├── Busy                       somebody else is at it            (retryable)
     ├── DeadlineExceeded           the time allowed for it is over
     ├── Cancelled                  its owner gave it up
@@ -132,6 +134,13 @@ class Unreachable(UpstreamError):
     retryable = True
 
 
+class Unavailable(Unreachable):
+    """The service was not called: it kept failing, and its circuit breaker is open for ``retry_after`` seconds."""
+
+    attempted = False
+    default_hint = "`manage.py status` shows since when; it is tried again by itself."
+
+
 class TimedOut(UpstreamError):
     """The service gave no answer in time."""
 
@@ -150,7 +159,7 @@ class Postponed(RateLimited):
     """The service was not called: it has asked all workers to wait, or has enough to do."""
 
     attempted = False
-    default_hint = "Bulk work goes on by itself as soon as the service takes it."
+    default_hint = "It goes on by itself as soon as the service takes it."
 
 
 class ServerFault(UpstreamError):
@@ -188,6 +197,10 @@ class ParseFailed(DocumentError):
     """The content is damaged, not what its name says, or holds no text."""
 
 
+class BudgetSpent(CeleriacError):
+    """The tenant's budget of the day is used up; ``detail['opens_at']`` is when the next one begins (Unix seconds)."""
+
+
 class Busy(CeleriacError):
     """Somebody else is at it; ``retry_after`` is when that may be over."""
 
@@ -203,6 +216,8 @@ class DeadlineExceeded(CeleriacError):
 
 class Cancelled(CeleriacError):
     """Its owner gave it up."""
+
+    exit_status = 4
 
 
 class InternalFault(CeleriacError):
@@ -222,6 +237,11 @@ def from_json(data: Mapping[str, Any]) -> CeleriacError:
     """Rebuild the error that :meth:`CeleriacError.to_json` wrote; an unknown code becomes InternalFault."""
     kind = _tree(CeleriacError).get(str(data.get("code", "")), InternalFault)
     return kind(str(data.get("message", "")), str(data.get("hint", "")), data.get("detail") or {})
+
+
+def in_a_line(error: BaseException) -> str:
+    """The first line of what a library says, without its full stop: it ends up in a sentence of ours."""
+    return str(error).split("\n", 1)[0].rstrip(".")
 
 
 def wrap(error: BaseException) -> CeleriacError:

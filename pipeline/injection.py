@@ -104,13 +104,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "fake-role-marker",
         "Imitates the separators between the roles of a conversation, or the fence around the passages.",
-        needles=("<|", "inst]", "sys>>", "_of_turn>", "system", "assistant", "developer", "passage"),
+        needles=("<|", "inst]", "sys>>", "_of_turn>", "system", "assistant", "developer", "passage", "conversation"),
         pattern=_phrases(
             r"<\|(?:im_start|im_end|im_sep|system|user|assistant|endoftext|eot_id|start_header_id|end_header_id)\|>",
             r"\[/?inst\]|<</?sys>>|</?(?:start|end)_of_turn>",
             r"^ ?(?:#{1,4} ?)?\[?(?:system|assistant|developer)\]?(?: (?:prompt|message|override))? ?: ?(?:you|ignore"
             r"|disregard|the user|override|new|from now|respond|do not|always|never|reply|answer)\b",
-            r"</ ?passages? ?>",
+            r"</ ?(?:passages?|conversation) ?>",
         ),
     ),
     Rule(
@@ -169,8 +169,6 @@ RULES: tuple[Rule, ...] = (
 )
 
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u2060-\u2064\ufeff\U000e0000-\U000e007f]+")
-_BLANKS = re.compile(r"[^\S\n]+")
-_LINE_ENDS = re.compile(r" ?\n[ \n]*")
 
 
 def find_injections(text: str, where: str) -> tuple[Flag, ...]:
@@ -179,9 +177,12 @@ def find_injections(text: str, where: str) -> tuple[Flag, ...]:
 
 
 def fold(text: str) -> str:
-    """Lower case, compatible forms made one (NFKC), invisible characters dropped, runs of white space shortened."""
+    """Lower case, compatible forms made one (NFKC), invisible characters dropped, runs of white space shortened to one
+    blank or line end, none at either end.
+    """
     visible = text if text.isascii() else _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
-    return _LINE_ENDS.sub("\n", _BLANKS.sub(" ", visible)).lower()
+    lines = (" ".join(line.split()) for line in visible.split("\n"))
+    return "\n".join(line for line in lines if line).lower()
 
 
 def _flags(text: str, where: str) -> Iterator[Flag]:

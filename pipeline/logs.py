@@ -13,10 +13,12 @@ import structlog
 # Celery's own lines on each task hold its arguments or its result, so questions and answers: stages log for themselves.
 _NOISY = (
     *("httpx", "httpx2", "httpcore", "httpcore2", "openai", "alembic", "kombu", "amqp"),
+    "psycopg",  # gives itself a level of its own, whatever ours is
     *("celery.worker.strategy", "celery.app.trace", "celery.beat"),
 )
-# On a partial failure it logs whole objects, text and vector; our error has the count and the first cause.
-_SILENT = "weaviate-client"
+# Each says what the error that is raised says, too: one with whole objects, text and vector, where a part failed; one
+# whenever Ctrl-C comes in the middle of a statement.
+_SILENT = ("weaviate-client", "psycopg.transaction")
 
 
 def configure(log_format: Literal["console", "json"], level: str) -> None:
@@ -50,7 +52,8 @@ def configure(log_format: Literal["console", "json"], level: str) -> None:
     root.setLevel(level)
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
-    logging.getLogger(_SILENT).setLevel(logging.CRITICAL)
+    for silent in _SILENT:
+        logging.getLogger(silent).setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),

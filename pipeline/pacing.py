@@ -1,21 +1,22 @@
-"""How fast bulk work may call a service that limits, fails or hangs: a gate for all workers, a window per process.
+"""How fast bulk work may call a service that limits, fails or hangs: a gate and limits for all workers, a window per
+process.
 
-The window bounds the requests of one process at once, and how large they are. Questions don't come through here: people
-are not held up by what bulk work has used up.
+The window bounds the requests of one process at once, and how large they are. Questions pass the same gate and the same
+limits (:mod:`pipeline.governor`), but no window, and bulk work leaves them a share of each limit.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import structlog
-
+from pipeline.breaker import Breaker
 from pipeline.errors import CeleriacError, Postponed, RateLimited, ServerFault, TimedOut, Unreachable
-from pipeline.gate import Gate, GateStore, enter, faulted, left, refused, worked
+from pipeline.gate import FAULTS_TO_CLOSE, POLL_SECONDS, SHORTEST_CLOSURE, GateStore, enter
+from pipeline.governor import Admission, Allowance, Limiter, Unlimited, allowances
 
 WAIT_AT_GATE = 1.0
 """Who has to wait for longer gives up the slot of its worker and comes again."""
@@ -27,8 +28,6 @@ SMALLEST_SHARE = 1 / 32
 SHARE_AFTER_FAULT = 1 / 4
 SHARE_GROWTH = 17 / 16
 """With these two requests stay full where fewer than one in 25 fails, and become small where more do."""
-
-_log = structlog.get_logger(__name__)
 
 
 class Window:
@@ -99,6 +98,19 @@ class Permit:
     probe: bool
     begun_in: int
     unused: bool = False
+    most_tokens: int | None = None
+    """How many tokens it may hold; None: as many as the service takes."""
+    admission: Admission = field(default_factory=Admission)
+    tokens: int | None = None
+    told: Mapping[str, Allowance] = field(default_factory=dict)
+
+    def used(self, tokens: int) -> None:
+        """How many tokens were billed."""
+        self.tokens = tokens
+
+    def seen(self, headers: Mapping[str, str]) -> None:
+        """The headers of the reply, of which the ``x-ratelimit-*`` count."""
+        self.told = allowances(headers)
 
     def texts(self, full: int) -> int:
         """How many texts the request may hold, if a full one holds ``full``."""
@@ -108,10 +120,24 @@ class Permit:
 class Pace:
     """Admits the requests of one process to one service, and learns from what becomes of them."""
 
-    def __init__(self, upstream: str, store: GateStore, *, most: int) -> None:
-        """``upstream`` is its name in messages; at most ``most`` requests at once."""
+    def __init__(
+        self,
+        upstream: str,
+        store: GateStore,
+        *,
+        most: int,
+        limiter: Limiter | None = None,
+        faults: int = FAULTS_TO_CLOSE,
+        seconds: float = SHORTEST_CLOSURE,
+    ) -> None:
+        """``upstream`` is its name in messages; at most ``most`` requests at once. After so many ``faults`` in a row
+        the gate closes, for so many ``seconds`` at first; they need not span any time, since requests of bulk work are
+        few and large, and each that fails is paid for in texts.
+        """
         self._upstream = upstream
         self._store = store
+        self._breaker = Breaker(upstream, store, faults=faults, seconds=seconds)
+        self._limiter = limiter or Unlimited()
         self._window = Window(most)
         self._closures = 0
 
@@ -121,13 +147,16 @@ class Pace:
         return self._window.share
 
     @contextmanager
-    def permit(self) -> Iterator[Permit]:
-        """Send one request inside. Raises Postponed where it would have to wait for long: nothing was sent then."""
-        permit = self._admitted()
+    def permit(self, tokens: Callable[[Permit], int] | None = None) -> Iterator[Permit]:
+        """Send one request inside, of about as many tokens as ``tokens`` says. Raises Postponed where it would have to
+        wait for long: nothing was sent then.
+        """
+        permit = self._admitted(tokens or _none)
         try:
             yield permit
         except RateLimited as error:
-            self._refused(permit, error)
+            self._window.overloaded(permit.begun_in)
+            self._breaker.refused(error)
             raise
         except (TimedOut, Unreachable, ServerFault) as error:
             self._faulted(permit, error)
@@ -136,57 +165,61 @@ class Pace:
             self._worked(permit)  # it refuses this request, but it answers
             raise
         except BaseException:
-            self._left(permit)
+            self._breaker.left(permit.probe)
             raise
         else:
-            if permit.unused:
-                self._left(permit)
-            else:
-                self._worked(permit)
+            self._breaker.left(permit.probe) if permit.unused else self._worked(permit)
         finally:
             self._window.give_back()
+            self._limiter.settle("bulk", permit.admission, permit.tokens, permit.told, made=not permit.unused)
 
-    def _admitted(self) -> Permit:
+    def _admitted(self, tokens: Callable[[Permit], int]) -> Permit:
         end = time.monotonic() + WAIT_AT_GATE
         while True:
             begun_in = self._window.take(WAIT_FOR_PLACE)
             if begun_in is None:
                 raise self._postponed("All requests at once that it takes are under way", WAIT_AT_GATE)
-            entry = self._store.change(enter)
-            if not entry.wait:
-                if entry.closures != self._closures:
-                    self._closures = entry.closures
-                    self._window.careful()
-                return Permit(self._window.share, entry.probe, begun_in)
+            permit, wait, why = self._tried(begun_in, tokens)
+            if permit is not None:
+                return permit
             self._window.give_back()
-            if time.monotonic() + entry.wait > end:
-                raise self._postponed("It refuses or fails for now", max(entry.wait, WAIT_AT_GATE))
-            time.sleep(entry.wait)
+            if time.monotonic() + wait > end:
+                raise self._postponed(why, max(wait, WAIT_AT_GATE))
+            time.sleep(wait)
+
+    def _tried(self, begun_in: int, tokens: Callable[[Permit], int]) -> tuple[Permit | None, float, str]:
+        """The permit; or none, with the seconds to wait and why."""
+        entry = self._store.change(enter)
+        if entry.wait:
+            return None, entry.wait, "It refuses or fails for now"
+        if entry.closures != self._closures:
+            self._closures = entry.closures
+            self._window.careful()
+        permit = Permit(self._window.share, entry.probe, begun_in, most_tokens=self._limiter.most_tokens("bulk"))
+        permit.admission = self._limiter.admit("bulk", tokens(permit), wait=0.0, probe=entry.probe)
+        if permit.admission.moved or permit.admission.later:
+            self._breaker.left(entry.probe)
+            return (
+                None,
+                permit.admission.later or POLL_SECONDS,
+                "What its limit per minute leaves to bulk work is used up",
+            )
+        return permit, 0.0, ""
 
     def _worked(self, permit: Permit) -> None:
         self._window.worked()
-        self._store.change(lambda gate, now: (worked(gate, now, permit.probe), None))
-
-    def _refused(self, permit: Permit, error: RateLimited) -> None:
-        self._window.overloaded(permit.begun_in)
-        wait = self._store.change(lambda gate, now: _with_wait(refused(gate, now, error.retry_after), now))
-        _log.warning("service refuses", upstream=self._upstream, asked=error.retry_after, wait=round(wait, 2))
+        self._breaker.proven(permit.probe)
 
     def _faulted(self, permit: Permit, error: CeleriacError) -> None:
         self._window.failed()
         if isinstance(error, TimedOut):
             self._window.overloaded(permit.begun_in)
-        wait = self._store.change(lambda gate, now: _with_wait(faulted(gate, now, permit.probe), now))
-        if wait > 0:
-            _log.warning("service fails", upstream=self._upstream, error=error.message, wait=round(wait, 2))
-
-    def _left(self, permit: Permit) -> None:
-        self._store.change(lambda gate, _now: (left(gate, permit.probe), None))
+        self._breaker.faulted(error, permit.probe)
 
     def _postponed(self, why: str, seconds: float) -> Postponed:
         detail = {"upstream": self._upstream, "retry_after": round(seconds, 3)}
         return Postponed(f"{self._upstream} is not called now. {why}.", "", detail)
 
 
-def _with_wait(gate: Gate, now: float) -> tuple[Gate, float]:
-    return gate, max(0.0, gate.closed_until - now)
+def _none(_permit: Permit) -> int:
+    return 0

@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from pipeline.types import USD_DIGITS
+
 Price = tuple[float, float]
 
 PRICES: Mapping[str, Price] = {
@@ -56,7 +58,7 @@ def cost(model: str, input_tokens: int, output_tokens: int, overrides: Mapping[s
     price = _price(model, overrides)
     if price is None:
         return None
-    return (input_tokens * price[0] + output_tokens * price[1]) / 1_000_000
+    return round((input_tokens * price[0] + output_tokens * price[1]) / 1_000_000, USD_DIGITS)
 
 
 def _price(model: str, overrides: Mapping[str, Price]) -> Price | None:

@@ -15,7 +15,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -98,19 +107,49 @@ class Settings(BaseSettings):
     spool_ttl: float = Field(default=604_800.0, ge=0)
     """Copies of standard input and of downloaded records that are older are removed by the next ingest."""
 
+    # Conversations
+    chat_turns: int = Field(default=6, ge=0, le=100)
+    """Earlier turns that a follow-up question is read and answered with; 0: none, each stands alone."""
+    chat_tokens: int = Field(default=1500, ge=50, le=100_000)
+    """Of those turns together, estimated; the oldest are left out first."""
+
     # Guard
     max_question_chars: int = Field(default=8_000, ge=1)
 
     # Time
     ask_timeout: float = Field(default=60.0, gt=0, le=3600)
     embed_timeout: float = Field(default=30.0, gt=0)
+    question_embed_timeout: float = Field(default=5.0, gt=0)
+    """Embedding a question: somebody waits."""
+    rewrite_timeout: float = Field(default=10.0, gt=0)
+    """Rewriting a follow-up question so that it stands alone."""
     search_timeout: float = Field(default=10.0, gt=0)
     generate_timeout: float = Field(default=60.0, gt=0)
+    silence_timeout: float = Field(default=15.0, gt=0)
+    """A model that says nothing for so long, at first or in mid-answer, is given up and asked again."""
+    silence_least: float = Field(default=2.0, gt=0)
+    """Where it usually answers sooner, a first attempt is given up earlier, but not before so many seconds."""
+    strict: bool = False
+    """Where a question doesn't say: rather an error than a lesser answer when a service is down or time is short."""
+    degrade_after: float = Field(default=10.0, ge=0)
+    """How long a stage of a question goes on trying before something lesser is done."""
     write_timeout: float = Field(default=60.0, gt=0)
     statement_timeout: float = Field(default=30.0, gt=0)
     connect_timeout: float = Field(default=5.0, gt=0)
     stream_ttl: int = Field(default=3600, ge=60)
     result_ttl: int = Field(default=86_400, ge=60)
+    dead_letter_days: float = Field(default=30.0, ge=0)
+    """How long a question that failed can be replayed from the stage it failed at."""
+
+    # Caches
+    cache: bool = True
+    """Where a question doesn't say: it may be given what the same question was given before."""
+    cache_ttl: float = Field(default=3600.0, ge=0)
+    """How long that is kept in Redis and in each process. 0: not there."""
+    cache_stored_ttl: float = Field(default=86_400.0, ge=0)
+    """How long what lies in Postgres is given again. 0: not at all."""
+    cache_memory_mb: int = Field(default=8, ge=0)
+    """What each process keeps of it."""
 
     # Workers
     database_pool: int = Field(default=10, ge=1)
@@ -119,11 +158,27 @@ class Settings(BaseSettings):
     """A worker silent for so long is dead; what it held is delivered again."""
     sweep_every: float = Field(default=3.0, ge=0.5)
     visibility_timeout: int = Field(default=3600, ge=60)
+    hand_over: bool = True
+    """A worker goes on with the next stage of a question itself, instead of sending it to a queue."""
     task_events: bool = True
     """Events for Flower; they cost throughput (docs/celery.md)."""
     max_retries: int = Field(default=5, ge=0)
     retry_backoff: float = Field(default=0.5, gt=0)
     retry_backoff_max: float = Field(default=20.0, gt=0)
+
+    # What services and tenants allow
+    limits: Annotated[dict[str, tuple[PositiveFloat | None, PositiveFloat | None]], NoDecode] = {}
+    """Requests and tokens per minute by model, of all workers together; None: no limit."""
+    interactive_share: float = Field(default=0.3, ge=0, lt=1)
+    """Share of each limit that bulk work leaves to people."""
+    breaker_faults: int = Field(default=8, ge=1)
+    """Faults of a service in a row after which it is not called for a while."""
+    breaker_seconds: float = Field(default=1.0, gt=0, le=60)
+    """How long that while is at first; in vain, it grows up to four times."""
+    budget_usd: Annotated[dict[str, NonNegativeFloat], NoDecode] = {}
+    """USD per tenant and UTC day; ``*`` is for those not named."""
+    budget_tokens: Annotated[dict[str, NonNegativeInt], NoDecode] = {}
+    """Tokens per tenant and UTC day, likewise."""
 
     # Ingest
     parse_timeout: float = Field(default=120.0, gt=0)
@@ -156,7 +211,7 @@ class Settings(BaseSettings):
             raise PydanticCustomError("redis_url", f"It must look like {form}")
         return url
 
-    @field_validator("prices", mode="before")
+    @field_validator("prices", "limits", "budget_usd", "budget_tokens", mode="before")
     @classmethod
     def _from_json(cls, value: Any) -> Any:
         # Left to pydantic-settings, what is no JSON would be an error of another kind than all other bad values.

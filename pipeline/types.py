@@ -14,13 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.errors import CeleriacError
+from pipeline.errors import CeleriacError, from_json
 
 Vector = NDArray[np.float32]
 
 Fusion = Literal["scores", "rrf"]
 StoreName = Literal["pgvector", "weaviate"]
 Outcome = Literal["answered", "not_in_knowledge_base"]
+# A follow-up not rewritten by a model; without the reranker; by keywords alone; told to be brief; sentences of the
+# passages instead of a model's answer; the answer that the same question had before.
+DegradedMode = Literal["no_rewrite", "no_rerank", "keyword_only", "brief", "extractive", "cached"]
+CachedResult = Literal["vector", "retrieval", "answer"]
 AnswerMode = Literal["generated", "extractive", "none"]
 QuestionStatus = Literal["queued", "done", "failed", "cancelled"]
 RunStatus = Literal["discovering", "running", "done", "failed", "cancelled"]
@@ -64,7 +68,8 @@ class IndexRef(Value):
 
 class KnowledgeBase(Value):
     """A named collection of documents of one tenant, embedded by one model into one store; ``chunks`` is how many it
-    held when its last run ended (while the first one goes on: about how many there are).
+    held when its last run ended (while the first one goes on: about how many there are). ``revision`` counts the
+    changes of what a question can find in it.
 
     Questions are answered from ``index``. ``building`` is the index of another model that is to take its place: what is
     written goes there too. ``previous`` is the one it has replaced: nothing is added to it any more.
@@ -78,6 +83,7 @@ class KnowledgeBase(Value):
     store: StoreName
     created_at: datetime
     chunks: int = 0
+    revision: int = 0
     building: IndexRef | None = None
     previous: IndexRef | None = None
 
@@ -111,8 +117,10 @@ class KnowledgeBase(Value):
 # --------------------------------------------------------------------------- retrieval
 
 
-class Hit(Value):
-    """One chunk found by one branch; ``score`` is the branch's own (cosine similarity, or BM25)."""
+class Hit(NamedTuple):
+    """One chunk found by one branch; ``score`` is the branch's own (cosine similarity, or BM25). A tuple, not a
+    :class:`Value`: a question finds a hundred of them, and none leaves its stage.
+    """
 
     chunk_id: str
     score: float
@@ -162,7 +170,10 @@ class Parent(NamedTuple):
 class AskOptions(Value):
     """What a question may ask for; None means the setting's or the model's default.
 
-    ``parents``: what is read, shown to the model and cited are the parents of the chunks found.
+    ``parents``: what is read, shown to the model and cited are the parents of the chunks found. ``strict``: rather an
+    error than a lesser answer. ``bulk``: nobody waits for it, so it comes after those somebody waits for, and waits
+    itself, to its deadline, for a model whose limit is used up. ``cache``: whether it may be given what the same
+    question was given before.
     """
 
     top_k: int = Field(default=5, ge=1, le=100)
@@ -170,9 +181,26 @@ class AskOptions(Value):
     alpha: float | None = Field(default=None, ge=0.0, le=1.0)
     fusion: Fusion = "scores"
     parents: bool = False
+    strict: bool = False
+    bulk: bool = False
+    cache: bool | None = None
     model: str | None = None
     reasoning_effort: str | None = None
     verbosity: str | None = None
+
+
+class Replay(Value):
+    """Where a question comes from that is asked again: the id of the one before, and the stage this one began at."""
+
+    of: str
+    stage: str
+
+
+class Turn(Value):
+    """A question's place in a conversation, by its id. ``number`` counts from 1; 0: it gets the next one on record."""
+
+    conversation: str
+    number: int = 0
 
 
 class Question(Value):
@@ -186,6 +214,22 @@ class Question(Value):
     submitted_at: float
     deadline: float
     epoch: int = 0
+    replay: Replay | None = None
+    turn: Turn | None = None
+
+    @property
+    def follows_up(self) -> bool:
+        """Whether turns of a conversation come before it, which it may refer to."""
+        return self.turn is not None and self.turn.number > 1
+
+
+class Exchange(Value):
+    """A turn of a conversation that was answered; ``standalone`` is what its question was rewritten to, if it was."""
+
+    number: int
+    question: str
+    standalone: str = ""
+    answer: str
 
 
 class Flag(Value):
@@ -197,23 +241,68 @@ class Flag(Value):
 
 
 class StageTiming(Value):
-    """How long one stage waited for a worker and ran, in milliseconds."""
+    """How long one attempt at a stage waited for a worker and ran, in milliseconds.
+
+    ``error``: of an attempt that failed, code and message in one line · ``cached``: the cache that gave the result.
+    """
 
     stage: str
     queue_ms: float = 0.0
     run_ms: float = 0.0
     worker: str = ""
     attempt: int = 1
+    error: str = ""
+    cached: str = ""
+
+
+class Degradation(Value):
+    """Something that a question had to do without: at which ``stage``, what it got instead, and why."""
+
+    mode: DegradedMode
+    stage: str
+    reason: str
+
+
+USD_DIGITS = 8
+"""Decimal places of amounts of money, in memory as on record: a hundred-millionth of a dollar is half an input token of
+the cheapest model.
+"""
 
 
 class Usage(Value):
-    """Tokens and money of one question or one call; ``cost_usd`` is None where the price is unknown."""
+    """Tokens and money of one question or one call; ``cost_usd`` is None where the price is unknown, and has
+    ``USD_DIGITS`` decimal places, so that it is the same number before and after it was on record.
+
+    ``estimated_tokens`` are those of the others that no service has counted, see :mod:`pipeline.losses`.
+    """
 
     model: str = ""
     input_tokens: int = 0
     output_tokens: int = 0
     embedding_tokens: int = 0
+    estimated_tokens: int = 0
     cost_usd: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        """All of them, as budgets count."""
+        return self.input_tokens + self.output_tokens + self.embedding_tokens
+
+    def plus(self, other: Usage) -> Usage:
+        """Both together, under the model of this one, or of the other where this one has none; the cost is known where
+        both are.
+        """
+        known = self.cost_usd is not None and other.cost_usd is not None
+        return self.model_copy(
+            update={
+                "model": self.model or other.model,
+                "input_tokens": self.input_tokens + other.input_tokens,
+                "output_tokens": self.output_tokens + other.output_tokens,
+                "embedding_tokens": self.embedding_tokens + other.embedding_tokens,
+                "estimated_tokens": self.estimated_tokens + other.estimated_tokens,
+                "cost_usd": round((self.cost_usd or 0.0) + (other.cost_usd or 0.0), USD_DIGITS) if known else None,
+            }
+        )
 
 
 class Citation(Value):
@@ -232,53 +321,190 @@ class Citation(Value):
 
 
 class Answer(Value):
-    """The final result of a question."""
+    """The final result of a question; ``standalone`` is what a follow-up was rewritten to before it was looked for."""
 
     question_id: str
     outcome: Outcome
     mode: AnswerMode
     text: str
+    standalone: str = ""
     citations: tuple[Citation, ...] = ()
     passages: tuple[Passage, ...] = ()
     flags: tuple[Flag, ...] = ()
-    degraded: tuple[str, ...] = ()
+    degraded: tuple[Degradation, ...] = ()
     timings: tuple[StageTiming, ...] = ()
     usage: Usage = Usage()
+
+
+class CacheNote(Value):
+    """What caches have to do with a question. ``retrieval`` and ``answer`` are the keys of what comes of it,
+    ``earlier`` is the question of the same key that was last answered in full, whatever has changed since, and
+    ``taken`` what this one was given from a cache. ``leads``: its answer is that of others as well; ``follows`` is the
+    question whose answer it waits for.
+    """
+
+    retrieval: str
+    answer: str
+    earlier: str = ""
+    taken: CachedResult | None = None
+    leads: bool = False
+    follows: str = ""
 
 
 class AskState(Value):
     """What one stage of a question hands to the next. Who sets what:
 
-    guard: ``kb``, ``flags`` · embed: ``vector`` · search: ``hits`` (and drops ``vector``) ·
-    enrich, rerank: ``passages`` (and drop ``hits``) · generate: ``answer`` ·
-    whoever runs a stage: ``timings`` and ``handed_over`` (Unix seconds), from which the next one's wait is known.
+    guard: ``kb``, ``flags``, ``cache``, and of the following what a cache has ·
+    transform: ``standalone`` · embed: ``vector`` · both add to ``spent``, what the question has cost so far ·
+    search: ``hits`` (and drops ``vector``) · enrich, rerank: ``passages`` (and drop ``hits``) · generate: ``answer`` ·
+    whoever runs a stage: ``timings`` and ``handed_over`` (Unix seconds), from which the next one's wait is known, and
+    what failed attempts cost.
     """
 
     question: Question
     kb: KnowledgeBase | None = None
     flags: tuple[Flag, ...] = ()
+    cache: CacheNote | None = None
+    standalone: str = ""
+    spent: Usage = Usage(cost_usd=0.0)
     vector: str | None = None
-    embedding_tokens: int = 0
     hits: tuple[ScoredChunk, ...] = ()
     passages: tuple[Passage, ...] = ()
     answer: Answer | None = None
-    degraded: tuple[str, ...] = ()
+    degraded: tuple[Degradation, ...] = ()
     timings: tuple[StageTiming, ...] = ()
     handed_over: float = 0.0
+
+    @property
+    def search_text(self) -> str:
+        """What is looked for: the question, or what a follow-up means by itself."""
+        return self.standalone or self.question.text
 
     def but(self, **changes: Any) -> Self:
         """A copy with these fields changed; the values are trusted to be of the right type."""
         return self.model_copy(update=changes)
+
+    def without(self, mode: DegradedMode, stage: str, reason: str) -> Self:
+        """A copy that says what it had to do without."""
+        return self.but(degraded=(*self.degraded, Degradation(mode=mode, stage=stage, reason=reason)))
+
+
+class QuestionRecord(Value):
+    """A question's row: what was asked, and its answer or its error once it is over.
+
+    ``timings`` has all attempts at all stages in their order; of a question that failed, ``passages``, ``flags``,
+    ``degraded`` and ``usage`` are as far as it came. ``finished_at`` is in Unix seconds.
+    """
+
+    question: Question
+    status: QuestionStatus
+    kb_id: str | None = None
+    answer: Answer | None = None
+    error: dict[str, Any] | None = None
+    finished_at: float | None = None
+    standalone: str = ""
+    timings: tuple[StageTiming, ...] = ()
+    passages: tuple[Passage, ...] = ()
+    flags: tuple[Flag, ...] = ()
+    degraded: tuple[Degradation, ...] = ()
+    usage: Usage = Usage()
+
+    def outcome(self) -> Answer | None:
+        """The answer; None while it is open; raises the error it failed with."""
+        if self.error is not None:
+            raise from_json(self.error)
+        return self.answer
+
+
+class Conversation(Value):
+    """Questions that follow each other, to one knowledge base; ``turns`` counts them, ``title`` is the first one."""
+
+    id: str
+    tenant: str
+    kb: str
+    turns: int
+    created_at: datetime
+    used_at: datetime
+    title: str = ""
+
+
+class TurnRecord(Value):
+    """One question of a conversation, as its owner looks back on it; several may be attempts at the same turn."""
+
+    number: int
+    question_id: str
+    question: str
+    standalone: str = ""
+    status: QuestionStatus
+    answer: str = ""
+    error: dict[str, Any] | None = None
+    asked_at: datetime
+
+
+class StageFailure(Value):
+    """The stage that a question failed at, for good, and what this stage was given: enough to run it again.
+
+    ``task`` is empty and ``attempts`` 0 where nobody knows what became of it. The timings in ``state`` are those of all
+    attempts, the last one included, and so is what they cost.
+    """
+
+    stage: str
+    task: str = ""
+    attempts: int = 0
+    worker: str = ""
+    state: AskState
+
+    @property
+    def usage(self) -> Usage:
+        """What the question has cost."""
+        return self.state.answer.usage if self.state.answer else self.state.spent
+
+
+class DeadLetter(Value):
+    """A stage that failed for good, as it rests for whoever mends the cause; ``replayed_as`` is the question that was
+    made of it. ``error`` is the question's.
+    """
+
+    question_id: str
+    tenant: str
+    kb: str
+    text: str
+    stage: str
+    task: str
+    attempts: int
+    worker: str
+    error: dict[str, Any]
+    failed_at: datetime
+    replayed_as: str | None = None
+
+
+class RecentQuestions(Value):
+    """What became of the questions of the last ``seconds``. ``failed`` counts by error code, ``degraded`` by what
+    questions did without (one may count twice); the percentiles are of whole answers, None without one.
+    """
+
+    seconds: float
+    asked: int = 0
+    done: int = 0
+    open: int = 0
+    cancelled: int = 0
+    failed: dict[str, int] = {}
+    degraded: dict[str, int] = {}
+    p50_seconds: float | None = None
+    p95_seconds: float | None = None
+    tokens: int = 0
+    cost_usd: float = 0.0
 
 
 class AnswerEvent(Value):
     """One thing that happened to an answer while it was written; ``position`` is where a reader goes on from.
 
     ``begin``: an attempt starts, its number is ``value``, and what came before is void · ``text``: a piece ·
-    ``done`` · ``error``: the error's JSON. ``writer`` tells deliveries apart that write at the same time.
+    ``follow``: the answer is written for another question, and read there · ``done`` · ``error``: the error's JSON.
+    ``writer`` tells deliveries apart that write at the same time.
     """
 
-    kind: Literal["begin", "text", "done", "error"]
+    kind: Literal["begin", "text", "follow", "done", "error"]
     value: Any = None
     writer: str = ""
     position: str

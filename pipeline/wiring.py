@@ -6,24 +6,30 @@ model loads none.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from pipeline.cancelling import LocalCancellations
 from pipeline.errors import BadSettings
 from pipeline.matching import require_match
 from pipeline.seams import (
     Bound,
+    Cancellations,
     Chunker,
     Embedder,
     Generator,
     Parser,
     RemoteFiles,
     Reranker,
+    Retriever,
     VectorStore,
     unbounded,
 )
 from pipeline.settings import OFFLINE_EMBEDDER, OFFLINE_GENERATOR, Settings
+from pipeline.silence import Silences
 from pipeline.types import KnowledgeBase, Reading
 
 if TYPE_CHECKING:
@@ -31,21 +37,34 @@ if TYPE_CHECKING:
     import redis
     import sqlalchemy as sa
 
+    from pipeline.adapters.http_reranker import HttpReranker
     from pipeline.adapters.postgres.batches import Batches
+    from pipeline.adapters.postgres.conversations import Conversations
+    from pipeline.adapters.postgres.dead_letters import DeadLetters
     from pipeline.adapters.postgres.documents import Documents
     from pipeline.adapters.postgres.embeddings import EmbeddingCache
     from pipeline.adapters.postgres.indexes import Indexes
     from pipeline.adapters.postgres.inspection import Inspection
     from pipeline.adapters.postgres.knowledge_bases import KnowledgeBases
     from pipeline.adapters.postgres.passages import Passages
+    from pipeline.adapters.postgres.question_cache import QuestionCache
     from pipeline.adapters.postgres.questions import Questions
+    from pipeline.adapters.postgres.recent import Recent
     from pipeline.adapters.postgres.runs import Runs
     from pipeline.adapters.postgres.schema import Schema
+    from pipeline.adapters.redis_cache import RedisCache
+    from pipeline.adapters.redis_flights import RedisFlights
     from pipeline.adapters.redis_stream import AnswerStreams
+    from pipeline.adapters.upstreams import Upstreams
+    from pipeline.budget import Budget
+    from pipeline.caching.caches import Caches
+    from pipeline.governor import Kind, Upstream
     from pipeline.leases import LeaseKeeper
-    from pipeline.pacing import Pace
 
 T = TypeVar("T")
+
+GOVERNING_TIMEOUT = 1.0
+"""Seconds that a call waits for Redis to say whether it may be made."""
 
 
 class once(Generic[T]):  # noqa: N801 - a decorator, spelled like property
@@ -109,6 +128,19 @@ class Parts:
         return self._engine(1)
 
     @once
+    def governing_redis(self) -> redis.Redis:
+        """The one for what is asked before each call of a service: where Redis hangs, calls go on without it soon."""
+        from pipeline.adapters.redis_stream import make_client
+
+        client: redis.Redis = make_client(
+            self.redis_url,
+            connections=self.settings.redis_connections,
+            connect_timeout=min(self.settings.connect_timeout, GOVERNING_TIMEOUT),
+            timeout=GOVERNING_TIMEOUT,
+        )
+        return client
+
+    @once
     def redis(self) -> redis.Redis:
         """The Redis client for Celeriac's own keys (Celery has its own connections)."""
         from pipeline.adapters.redis_stream import make_client
@@ -126,6 +158,17 @@ class Parts:
         from pipeline.adapters.redis_stream import AnswerStreams
 
         return AnswerStreams(self.redis, namespace=self.settings.namespace, ttl=self.settings.stream_ttl)
+
+    @once
+    def cancellations(self) -> Cancellations:
+        """Which questions were given up; without Redis those of this process alone."""
+        if self.settings.redis_url is None:
+            return LocalCancellations()
+        from pipeline.adapters.redis_cancellations import RedisCancellations
+
+        return RedisCancellations(
+            self.redis, namespace=self.settings.namespace, on_record=lambda: self.questions.cancelled()
+        )
 
     # ------------------------------------------------------------------ ledgers
 
@@ -208,6 +251,64 @@ class Parts:
 
         return Questions(self.engine)
 
+    @once
+    def recent(self) -> Recent:
+        """What became of the newest questions."""
+        from pipeline.adapters.postgres.recent import Recent
+
+        return Recent(self.engine)
+
+    @once
+    def conversations(self) -> Conversations:
+        """Conversations, and what was said in them."""
+        from pipeline.adapters.postgres.conversations import Conversations
+
+        return Conversations(self.engine)
+
+    @once
+    def dead_letters(self) -> DeadLetters:
+        """Stages of questions that failed for good."""
+        from pipeline.adapters.postgres.dead_letters import DeadLetters
+
+        return DeadLetters(self.engine)
+
+    # ------------------------------------------------------------------ caches
+
+    @once
+    def caches(self) -> Caches:
+        """What was found and answered before; without Redis that of this process and of Postgres."""
+        from pipeline.caching.caches import Caches
+
+        return Caches(
+            self.settings,
+            catalogue=self.question_cache,
+            ledger=self.questions,
+            vectors=self.question_cache,
+            shared=None if self.settings.redis_url is None else self.redis_cache,
+            flights=None if self.settings.redis_url is None else self.flights,
+        )
+
+    @once
+    def flights(self) -> RedisFlights:
+        """Which questions are answered for others as well."""
+        from pipeline.adapters.redis_flights import RedisFlights
+
+        return RedisFlights(self.redis, namespace=self.settings.namespace)
+
+    @once
+    def redis_cache(self) -> RedisCache:
+        """What all processes keep together."""
+        from pipeline.adapters.redis_cache import RedisCache
+
+        return RedisCache(self.redis, namespace=self.settings.namespace, ttl=self.settings.cache_ttl)
+
+    @once
+    def question_cache(self) -> QuestionCache:
+        """What Postgres keeps of questions for others like them."""
+        from pipeline.adapters.postgres.question_cache import QuestionCache
+
+        return QuestionCache(self.engine)
+
     # ------------------------------------------------------------------ models and stores
 
     @once
@@ -218,6 +319,13 @@ class Parts:
         from pipeline.adapters.pgvector import PgvectorStore
 
         return PgvectorStore(self.engine, language=self.settings.keyword_language)
+
+    @once
+    def retriever(self) -> Retriever:
+        """The vector store as questions read it: behind its circuit breaker."""
+        from pipeline.governed import GuardedRetriever
+
+        return GuardedRetriever(self.store, self.upstream("store", self.settings.store_name))
 
     @once
     def openai(self) -> openai.OpenAI:
@@ -286,6 +394,12 @@ class Parts:
         own = NATIVE_DIMENSIONS.get(kb.embedding_model, kb.dimensions)
         return kb.dimensions == (self.settings.embedding_dimensions or own)
 
+    def _silences(self, limit: float) -> Silences:
+        settings = self.settings
+        return Silences(
+            limit, settings.silence_least if settings.silence_least < settings.silence_timeout else math.inf
+        )
+
     def _hosted_embedder(self, model: str, dimensions: int | None) -> Embedder:
         from pipeline.adapters.openai_embedder import OpenAIEmbedder
 
@@ -296,51 +410,88 @@ class Parts:
             max_texts=self.settings.embed_batch_texts,
             max_tokens=self.settings.embed_batch_tokens,
             concurrency=self.settings.embed_concurrency,
-            pace=self._pace_of(model),
+            pace=self.upstreams.pace(model),
+            upstream=self.upstream("embedding", model),
+            silences=self._silences(math.inf),
         )
-
-    def _pace_of(self, model: str) -> Pace:
-        """How fast ingest may call the embedding service for this model, agreed with all other workers."""
-        from pipeline.adapters.redis_pace import RedisGateStore
-        from pipeline.gate import LocalGateStore
-        from pipeline.pacing import Pace
-
-        if self.settings.redis_url is None:  # a command that runs without a broker
-            return Pace("openai", LocalGateStore(), most=self.settings.embed_concurrency)
-        store = RedisGateStore(self.redis, namespace=self.settings.namespace, upstream="openai", model=model)
-        return Pace("openai", store, most=self.settings.embed_concurrency)
 
     @once
     def generator(self) -> Generator:
         """What writes the answers."""
         if self.settings.generator_name == OFFLINE_GENERATOR:
-            from pipeline.adapters.extractive import ExtractiveGenerator
-
-            return ExtractiveGenerator(self.offline_embedder)
+            return self.extractive
         from pipeline.adapters.openai_generator import OpenAIGenerator
+        from pipeline.governed import GovernedGenerator
 
-        return OpenAIGenerator(
+        model = self.settings.generator_name
+        inner = OpenAIGenerator(
             self.openai,
-            self.settings.generator_name,
+            model,
             reasoning_effort=self.settings.reasoning_effort,
             verbosity=self.settings.verbosity,
             prices=self.settings.prices,
+            silences=self._silences(self.settings.silence_timeout),
         )
+        return GovernedGenerator(inner, model, lambda name: self.upstream("chat", name))
+
+    @once
+    def extractive(self) -> Generator:
+        """What answers without a model, of necessity or because none is set."""
+        from pipeline.adapters.extractive import ExtractiveGenerator
+
+        return ExtractiveGenerator(self.offline_embedder)
 
     @once
     def reranker(self) -> Reranker | None:
         """What orders passages anew; None: the fused order stands."""
         if self.settings.rerank_url is None:
             return None
+        from pipeline.governed import GuardedReranker
+
+        return GuardedReranker(self.http_reranker, self.upstream("reranker", self.settings.rerank_model or ""))
+
+    @once
+    def http_reranker(self) -> HttpReranker:
+        """The client of the service that reranks."""
         from pipeline.adapters.http_reranker import HttpReranker
 
         key = self.settings.rerank_api_key
         return HttpReranker(
-            self.settings.rerank_url,
+            self.settings.rerank_url or "",
             self.settings.rerank_model or "",
             key.get_secret_value() if key else None,
             self.settings.connect_timeout,
         )
+
+    # ------------------------------------------------------------------ the governor
+
+    @once
+    def upstreams(self) -> Upstreams:
+        """What all workers share about the services that questions and ingest call."""
+        from pipeline.adapters.upstreams import Upstreams
+
+        # Without one, as for a command that runs without a broker, this process is alone.
+        return Upstreams(self.settings, None if self.settings.redis_url is None else self.governing_redis)
+
+    def upstream(self, kind: Kind, model: str) -> Upstream:
+        """The governor of one service and model, in which every call of a question is made."""
+        return self.upstreams.get(kind, model)
+
+    @once
+    def budget(self) -> Budget | None:
+        """What tenants may spend; None: as much as they like."""
+        usd, tokens = self.settings.budget_usd, self.settings.budget_tokens
+        if not usd and not tokens:
+            return None
+        from pipeline.adapters.postgres.spending import Spending
+        from pipeline.budget import Budget
+
+        ledger = Spending(self.engine)
+        if self.settings.redis_url is None:
+            return Budget(usd, tokens, ledger, None)
+        from pipeline.adapters.redis_budget import RedisSpendingCounter
+
+        return Budget(usd, tokens, ledger, RedisSpendingCounter(self.redis, namespace=self.settings.namespace))
 
     # ------------------------------------------------------------------ documents
 
@@ -383,22 +534,31 @@ class Parts:
     # ------------------------------------------------------------------ life
 
     def warm_up(self) -> None:
-        """Build what a question needs before the first one comes. Calls no service: one that is down is no reason
-        not to start.
-        """
-        _ = (self.knowledge_bases, self.passages, self.questions, self.streams, self.store)
-        _ = (self.embedder, self.generator, self.reranker)
+        """Build what a worker needs before its first task comes. Calls no service."""
+        _ = (self.knowledge_bases, self.passages, self.questions, self.streams, self.retriever)
+        _ = (self.embedder, self.generator, self.reranker, self.caches)
         if self.settings.embedder_name == OFFLINE_EMBEDDER:
             self.embedder.embed(["The first text loads the model."], timeout=self.settings.embed_timeout)
 
+    def connect(self, count: int) -> None:
+        """Open so many connections to Postgres, if there are not as many; they stay for who needs one."""
+        from pipeline.adapters.postgres.engine import translating
+
+        with translating(), contextlib.ExitStack() as held:
+            for _ in range(count):
+                held.enter_context(self.engine.connect())
+
     def close(self) -> None:
-        """Give back connections."""
-        for name in ("store", "openai", "reranker"):
+        """Write what waits to be written, and give back connections."""
+        if "caches" in self.__dict__:
+            self.caches.flush()
+        for name in ("cancellations", "store", "openai", "http_reranker"):
             part = self.__dict__.get(name)
             if part is not None and hasattr(part, "close"):
                 part.close()
-        if "redis" in self.__dict__:
-            self.redis.close()
+        for name in ("redis", "governing_redis"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
         for name in ("engine", "lease_engine"):
             if name in self.__dict__:
                 self.__dict__[name].dispose()

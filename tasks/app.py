@@ -7,14 +7,16 @@ from typing import Any
 from celery import Celery, signals
 
 from pipeline import logs
+from pipeline.ask.rehearsal import rehearse
 from tasks import heartbeat, limits, runtime
+from tasks.events import JoinedEvents
 from tasks.reconnection import GiveBack
 
 runtime.prepare_process()
 
 app = Celery("celeriac", include=["tasks.ask", "tasks.ingest", "tasks.control"])
 app.config_from_object("celeryconfig")
-app.steps["consumer"].add(GiveBack)
+app.steps["consumer"].update({GiveBack, JoinedEvents})
 
 
 @signals.setup_logging.connect
@@ -34,6 +36,14 @@ def _warm_up(**_: Any) -> None:
     # In a gevent worker this process runs the tasks. A prefork parent only forks: connections must not cross that.
     if runtime.is_patched():
         runtime.parts().warm_up()
+        runtime.collect_less_garbage()
+
+
+@signals.celeryd_after_setup.connect
+def _rehearse(instance: Any, **_: Any) -> None:
+    # Only now it is known which queues are served.
+    if runtime.is_patched() and "ask" in instance.app.amqp.queues.consume_from:
+        heartbeat.note_missing(rehearse(runtime.parts()))
 
 
 @signals.worker_process_init.connect

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Iterator
@@ -12,16 +13,18 @@ import structlog
 from celery import Task
 from celery.exceptions import Ignore, Reject, Retry
 
+from pipeline import losses
 from pipeline.errors import Cancelled, CeleriacError, wrap
 from pipeline.logs import correlated
 from pipeline.settings import Settings
-from tasks import runtime
+from tasks import attempts, runtime
 
 _log = structlog.get_logger(__name__)
 
 # Headers of a message that is sent again: when the first attempt was, in Unix seconds, and which attempt this is.
 _FIRST_ATTEMPT = "first_attempt_at"
 _ATTEMPT = "attempt_number"
+_POSTGRES_EVERY = 2.0
 
 
 class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
@@ -29,8 +32,19 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
 
     abstract = True
     max_retries = None  # attempt() counts
+    done_level = logging.INFO
     Request = "tasks.requests:CrashNotingRequest"
     throws = (CeleriacError,)  # attempt() logs them, and with a traceback what was none of ours before
+
+    def urgency(self, args: Any) -> int | None:
+        """The priority of its messages in Redis, which knows 0 (the most urgent), 3, 6 and 9; None: Celery's own."""
+        return None
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Celery gives the tasks of a chain their parent's priority or none: not their own."""
+        if options.get("priority") is None:
+            options["priority"] = self.urgency(args)
+        return super().apply_async(args, kwargs, **options)
 
     @contextmanager
     def attempt(self, deadline: float | None = None, patience: float | None = None, **ids: str) -> Iterator[int]:
@@ -38,19 +52,29 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
 
         Where nothing was tried, since somebody else is at it or a service asked to wait, the number stays.
 
+        What a failed one cost is noted for whoever hears that it failed (:func:`tasks.attempts.paid`).
+
         Retries end with CELERIAC_MAX_RETRIES, or where the next one would come after ``deadline`` (Unix seconds); with
-        ``patience`` they end so many seconds after the first attempt, however many there were. Then, and for all other
-        errors, the error itself is the task's failure.
+        ``patience`` they end so many seconds after the first attempt, however many there were, but not with the first
+        unless the service asked to wait. Then, and for all other errors, the error itself is the task's failure.
         """
         number = int(self.request.get(_ATTEMPT) or self.request.retries + 1)
         with correlated(task=self.name, **ids):
             begun, begun_at = time.perf_counter(), time.time()
+            self.request.update(attempt=number, begun_at=begun_at)  # for whoever hears that it failed
             try:
-                yield number
-                _log.info("stage done", attempt=number, ms=round((time.perf_counter() - begun) * 1000, 1))
+                with losses.counted() as lost:
+                    try:
+                        yield number
+                    except BaseException:
+                        attempts.note_lost(self.request, lost.usage)
+                        raise
+                ms = round((time.perf_counter() - begun) * 1000, 1)
+                _log.log(self.done_level, "stage done", attempt=number, ms=ms)
             except Cancelled as error:
                 # Whoever took over or gave up tells those who wait; a failure stored now would be heard as the outcome.
                 _log.info("stage gave way", attempt=number, reason=error.message)
+                attempts.note_cancelled(self.request, error)
                 raise Ignore from error
             except Exception as error:
                 failure = wrap(error)
@@ -68,7 +92,8 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
     def _again(self, failure: CeleriacError, delay: float, headers: dict[str, float]) -> Any:
         """What to raise so that this task runs again in ``delay`` seconds, with these headers."""
         try:
-            self.retry(exc=failure, countdown=delay, headers=headers)
+            arguments = attempts.arguments_after(self.request, failure)
+            self.retry(args=arguments, exc=failure, countdown=delay, headers=headers)
         except Reject as refused:
             # It could not be sent. Celery would drop it: this message itself must come back instead.
             return Reject(refused.reason, requeue=True)
@@ -84,9 +109,15 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
         self, error: CeleriacError, number: int, deadline: float | None, patient_until: float | None
     ) -> float | None:
         settings = runtime.parts().settings
-        if not error.retryable or (patient_until is None and number > settings.max_retries):
+        # Without Postgres not even a failure can be recorded: its return is waited for as long as there is time.
+        awaited = deadline is not None and error.detail.get("upstream") == "postgres"
+        if not error.retryable or (patient_until is None and number > settings.max_retries and not awaited):
             return None
         delay = backoff(error, number, settings)
+        if deadline is not None and number == 1 and error.attempted and error.retry_after is None:
+            patient_until = None  # the first try of a question may have hung for longer than that: one more
+        if awaited:
+            delay = min(delay, _POSTGRES_EVERY)
         ends = [end for end in (deadline, patient_until) if end is not None]
         return None if ends and time.time() + delay >= min(ends) else delay
 

@@ -10,7 +10,7 @@ import kombu.exceptions
 import redis.exceptions
 
 import celeryconfig
-from pipeline.errors import CeleriacError, Unreachable
+from pipeline.errors import CeleriacError, Unreachable, in_a_line
 from pipeline.types import Value
 from pipeline.wiring import Parts
 from tasks import heartbeat
@@ -61,6 +61,5 @@ def reaching_redis() -> Iterator[None]:
     except CeleriacError:
         raise
     except (kombu.exceptions.OperationalError, redis.exceptions.RedisError, OSError) as error:
-        line = str(error).split("\n", 1)[0].rstrip(".")
         hint = "Is it running? See `manage.py doctor`."
-        raise Unreachable(f"Redis can't be reached: {line}.", hint, {"upstream": "redis"}) from error
+        raise Unreachable(f"Redis can't be reached: {in_a_line(error)}.", hint, {"upstream": "redis"}) from error

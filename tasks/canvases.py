@@ -1,6 +1,6 @@
 """The only place that says ``chain``, ``group`` or ``chord``.
 
-ask      chain( guard → embed → search → enrich → rerank → generate → record )
+ask      chain( guard → transform → embed → search → enrich → rerank → generate → record )
 ingest   lane = chord( [ chain( parse → chunk → embed → upsert ) per batch ], next_wave ) → … ; the last one → finalize
 """
 
@@ -17,13 +17,20 @@ from pipeline.types import AskState, Batch, IngestStage, Question, Wave
 from tasks.app import app
 
 
-def ask(question: Question) -> Any:
-    """The canvas of one question. The last task's id, and so the result's, is the question's own id."""
-    first = AskState(question=question, handed_over=time.time()).encode()
-    *stages, last = ASK_STAGES
+def ask(question: Question, state: AskState | None = None, first_stage: str = ASK_STAGES[0]) -> Any:
+    """The canvas of one question, from ``first_stage`` on with the ``state`` that this stage is given. The last task's
+    id, and so the result's, is the question's own id.
+    """
+    # The first wait begins with the question itself, so that all its time is accounted for.
+    since = time.time() if question.epoch else question.submitted_at
+    first = (state or AskState(question=question)).but(handed_over=since).encode()
+    *stages, last = ASK_STAGES[ASK_STAGES.index(first_stage) :]
+    if first_stage != "transform" and not question.follows_up:
+        stages = [name for name in stages if name != "transform"]
     steps = [app.signature(f"ask.{name}", task_id=f"{question.id}.{name}") for name in stages]
+    steps.append(app.signature(f"ask.{last}", task_id=question.id))
     steps[0].args = (first,)
-    canvas = chain(*steps, app.signature(f"ask.{last}", task_id=question.id))
+    canvas = chain(*steps)
     canvas.link_error(app.signature("ask.failed", args=(question.id, question.epoch), immutable=False))
     return canvas
 

@@ -6,7 +6,7 @@ import time
 
 import structlog
 
-from pipeline.errors import CeleriacError
+from pipeline.errors import wrap
 from tasks import recovery, runtime
 from tasks.app import app
 from tasks.broker import reaching_redis
@@ -19,12 +19,19 @@ def sweep() -> dict[str, int]:
     """Deliver again, reconcile, end what is overdue. One part that can't be done now is done by a later sweep."""
     parts = runtime.parts()
     done: dict[str, int] = {}
-    for step in (recovery.redeliver, recovery.reconcile_questions, recovery.reconcile_runs):
+    steps = (
+        recovery.redeliver,
+        recovery.reconcile_questions,
+        recovery.reconcile_runs,
+        recovery.forget_dead_letters,
+        recovery.forget_vectors,
+    )
+    for step in steps:
         try:
             with reaching_redis():
                 done[step.__name__] = step(parts)
-        except CeleriacError as error:
-            _log.warning("sweep step put off", step=step.__name__, error=str(error))
+        except Exception as error:  # noqa: BLE001 - the other steps must be done all the same
+            _log.warning("sweep step put off", step=step.__name__, error=str(wrap(error)))
     return done
 
 

@@ -16,21 +16,30 @@ from typing import Any
 
 import psutil
 import structlog
+from redis import RedisError
 
 import celeryconfig
 from pipeline.errors import CeleriacError
 from pipeline.types import Value
 from pipeline.wiring import Parts
-from tasks.reconnection import Orphans
+from tasks import runtime
+from tasks.forking import ForkGuard
+from tasks.reconnection import Orphans, held_key
 
 _log = structlog.get_logger(__name__)
-_TICK = 0.02
+_TICK = 0.1
+_FLUSH_EVERY = 2.0
+# Each for the thread of its name. A gevent pool doesn't fork, and a greenlet must not be left inside of a fork.
+_forks = not runtime.is_patched()
+_while_beating, _while_flushing = ForkGuard(forks=_forks), ForkGuard(forks=_forks)
 _beating: _Heartbeat | None = None
+_missing: tuple[str, ...] = ()
 
 
 class WorkerReport(Value):
     """A worker's newest sign of life. ``stall_ms`` is the longest time its event loop kept a due timer waiting,
-    since the start; ``resident_mb`` is its memory.
+    since the start; ``resident_mb`` is its memory. ``missing`` is what it could not have when it was to get ready for
+    questions: the first ones may take longer.
     """
 
     token: str
@@ -44,6 +53,7 @@ class WorkerReport(Value):
     running: int = 0
     stall_ms: float = 0.0
     resident_mb: float = 0.0
+    missing: tuple[str, ...] = ()
 
 
 def start(consumer: Any, parts: Parts) -> None:
@@ -51,6 +61,12 @@ def start(consumer: Any, parts: Parts) -> None:
     global _beating
     _beating = _Heartbeat(consumer, parts)
     _beating.start()
+
+
+def note_missing(names: tuple[str, ...]) -> None:
+    """What this process could not have when it got ready."""
+    global _missing
+    _missing = names
 
 
 def stop() -> None:
@@ -87,19 +103,24 @@ class _Heartbeat:
         self._process = psutil.Process()
 
     def start(self) -> None:
-        for name, loop in (("heartbeat", self._beat_for_ever), ("stalls", self._watch_stalls)):
+        loops = {"heartbeat": self._beat_for_ever, "stalls": self._watch_stalls, "caches": self._flush_for_ever}
+        for name, loop in loops.items():
             threading.Thread(target=loop, name=name, daemon=True).start()
 
     def stop(self) -> None:
         self._over.set()
-        with contextlib.suppress(CeleriacError, OSError):
-            self._parts.redis.delete(report_key(self._parts, celeryconfig.worker_token))
+        token, redis = celeryconfig.worker_token, self._parts.redis
+        with contextlib.suppress(CeleriacError, RedisError, OSError):
+            redis.delete(report_key(self._parts, token))
+            if not redis.exists(held_key(token)):  # or the sweep gives back what is left there
+                redis.srem(registry_key(self._parts), token)
 
     def _beat_for_ever(self) -> None:
         while not self._over.is_set():
             try:
-                self._beat()
-                self._orphans.give_back(self._consumer.app)
+                with _while_beating.whole():
+                    self._beat()
+                    self._orphans.give_back(self._consumer.app)
             except Exception as error:  # noqa: BLE001 - no failure may end the only sign of life
                 _log.warning("heartbeat not sent", error=str(error))
             self._over.wait(self._parts.settings.heartbeat_ttl / 4)
@@ -115,6 +136,15 @@ class _Heartbeat:
             )
             pipe.execute()
 
+    def _flush_for_ever(self) -> None:
+        """Apart from the heartbeat, which nothing may hold up."""
+        while not self._over.wait(_FLUSH_EVERY):
+            try:
+                with _while_flushing.whole():
+                    self._parts.caches.flush()
+            except Exception as error:  # noqa: BLE001 - a later one may get through
+                _log.warning("caches not written", error=str(error))
+
     def _report(self) -> WorkerReport:
         controller = self._consumer.controller
         return WorkerReport(
@@ -129,6 +159,7 @@ class _Heartbeat:
             running=len(controller.state.active_requests),
             stall_ms=round(self._stall * 1000, 1),
             resident_mb=round(self._process.memory_info().rss / 2**20, 1),
+            missing=_missing,
         )
 
     def _queues(self) -> Iterator[str]:

@@ -27,11 +27,9 @@ class BatchTask(StageTask):
 
     abstract = True
 
-    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        """Celery gives the tasks of a chain their parent's priority or none: not their own."""
-        if options.get("priority") is None and args:
-            options["priority"] = _PRIORITIES[self.name] + (_BULK if args[0].get("bulk") else 0)
-        return super().apply_async(args, kwargs, **options)
+    def urgency(self, args: Any) -> int | None:
+        """By stage and size of the run."""
+        return _PRIORITIES[self.name] + (_BULK if args[0].get("bulk") else 0) if args else None
 
 
 def _stage(task: StageTask, name: IngestStage, data: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import structlog
 import celeryconfig
 from pipeline.errors import DeadlineExceeded, InternalFault
 from pipeline.wiring import Parts
-from tasks import broker, canvases, outcome
+from tasks import attempts, broker, canvases, outcome
 from tasks.app import app
 from tasks.heartbeat import registry_key, report_key
 from tasks.reconnection import held_key
@@ -52,9 +52,10 @@ def reconcile_questions(parts: Parts) -> int:
     waiting = parts.questions.open_before(now - SETTLE_SECONDS)
     late = [question for question in waiting if question.deadline + _GRACE_SECONDS < now]
     for question in late:
-        outcome.fail_question(question.id, DeadlineExceeded("No answer came in time."), question.epoch)
+        unseen = attempts.failure_unseen(question)
+        outcome.fail_question(question.id, DeadlineExceeded("No answer came in time."), question.epoch, unseen)
     early = [question for question in waiting if question.deadline > now]
-    lost = _without_message({question.id for question in early}, parts)
+    lost = _followed_by_nobody(_without_message({question.id for question in early}, parts), parts)
     for question in early:
         if question.id in lost and (epoch := parts.questions.resubmit(question.id)) is not None:
             _log.warning("question sent again", question=question.id, epoch=epoch)
@@ -76,6 +77,25 @@ def reconcile_runs(parts: Parts) -> int:
             canvases.lane(run_id, lane, step).apply_async()
             sent += 1
     return sent
+
+
+def forget_dead_letters(parts: Parts) -> int:
+    """Drop dead letters that nobody replayed in time, some at a time; returns how many."""
+    return parts.dead_letters.expire(parts.settings.dead_letter_days * 86_400)
+
+
+def forget_vectors(parts: Parts) -> int:
+    """Drop vectors of questions that are too old to be used again, some at a time; returns how many."""
+    return parts.question_cache.prune(parts.settings.cache_stored_ttl)
+
+
+def _followed_by_nobody(ids: set[str], parts: Parts) -> set[str]:
+    """Those that don't wait for another question, or for one without a message: that one leads no more."""
+    leaders = parts.flights.leaders(sorted(ids))
+    gone = _without_message(set(leaders.values()), parts)
+    for leader in gone:
+        parts.flights.land(leader, {}, 1.0)
+    return {name for name in ids if name not in leaders or leaders[name] in gone}
 
 
 def _rescue(token: str, parts: Parts) -> bool:

@@ -11,15 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import structlog
-from billiard.einfo import ExceptionWithTraceback  # type: ignore[import-untyped]
 from celery.exceptions import WorkerLostError
-from celery.worker.request import Request
 from pydantic import ValidationError
 
 from pipeline.errors import CeleriacError
 from pipeline.types import Batch
 from pipeline.wiring import Parts
 from tasks import runtime
+from tasks.leftovers import TidyRequest, raised
 
 _log = structlog.get_logger(__name__)
 
@@ -28,13 +27,12 @@ _PATIENCE = 5.0
 _JOB = re.compile(r" Job: \d+\.?$")
 
 
-class CrashNotingRequest(Request):  # type: ignore[misc]  # Celery ships no types
+class CrashNotingRequest(TidyRequest):
     """A delivery whose loss is noted before the message goes back to its queue."""
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Celery calls it in the parent, for what a task raised and for a process that died under it."""
-        error = exc_info.exception
-        error = error.exc if isinstance(error, ExceptionWithTraceback) else error
+        error = raised(exc_info)
         if isinstance(error, WorkerLostError):
             note_crash(self.name, self.args, _JOB.sub("", str(error)))
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)

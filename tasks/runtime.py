@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
+import time
+from functools import cache
 
 from pipeline import settings
 from pipeline.wiring import Parts
@@ -14,16 +17,25 @@ _parts: Parts | None = None
 
 
 def prepare_process() -> None:
-    """Make gRPC wait cooperatively in a gevent worker; must come before Weaviate's client is imported.
+    """Make gRPC and kombu wait cooperatively in a gevent worker; must come before Weaviate's client is imported.
 
-    Without it one call to Weaviate stops every other task of the worker.
+    Without it one call to Weaviate stops every other task of the worker, and so does each wait of kombu's before it
+    tries again: Celery imports that module before it patches ``time``, so an outage of Redis stood all slots still.
     """
-    if is_patched() and os.environ.get("WEAVIATE_URL"):
+    if not is_patched():
+        return
+    import gevent
+    from kombu.utils import functional
+
+    functional.sleep = time.sleep  # type: ignore[attr-defined]  # imported, not exported
+    gevent.config.track_greenlet_tree = False  # each greenlet would keep the stack that it was started from
+    if os.environ.get("WEAVIATE_URL"):
         from grpc.experimental import gevent as grpc_gevent
 
         grpc_gevent.init_gevent()
 
 
+@cache
 def is_patched() -> bool:
     """Whether this process is a gevent worker."""
     if "gevent" not in sys.modules:
@@ -31,6 +43,15 @@ def is_patched() -> bool:
     from gevent import monkey
 
     return bool(monkey.is_module_patched("socket"))
+
+
+def collect_less_garbage() -> None:
+    """Look for cycles less often, and not at all among what was there before the first task: a message makes thousands
+    of objects and hardly a cycle.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def parts() -> Parts:

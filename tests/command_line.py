@@ -72,14 +72,19 @@ class CommandLine:
 
     def start(self, *arguments: Argument) -> subprocess.Popen[bytes]:
         """The command under way."""
-        return subprocess.Popen(
-            _command(arguments),
-            cwd=ROOT,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        return self._start(_command(arguments), subprocess.DEVNULL)
+
+    def start_typing(self, *arguments: Argument) -> subprocess.Popen[bytes]:
+        """The command under way, which may be written to."""
+        return self._start(_command(arguments), subprocess.PIPE)
+
+    def start_python(self, program: str) -> subprocess.Popen[bytes]:
+        """A user's own program under way, which may be written to."""
+        return self._start([sys.executable, "-c", program], subprocess.PIPE)
+
+    def _start(self, command: Sequence[Argument], stdin: int) -> subprocess.Popen[bytes]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, cwd=ROOT, env=self.environment, stdin=stdin, stdout=pipe, stderr=pipe)
 
     def python(self, program: str, stdin: str = "") -> str:
         """What a user's own program prints."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from bisect import bisect
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psycopg
@@ -27,22 +29,33 @@ _PREFIXES = ("CELERIAC_", "OPENAI_", "FLOWER_", *_SERVICES)
 
 
 class BySharedServers(LoadScopeScheduling):
-    """Which tests stay in one process where there are several (``-n 2``): those of a folder that shares stacks or
-    workers, so that none is started twice; elsewhere those of a file. By names, because the controller knows no more.
+    """Which tests stay in one process where there are several (``-n 3``): those of a folder that shares stacks or
+    workers, so that hardly any is started twice; elsewhere those of a file. The acceptance tests are three such sets,
+    since together they take longer than all others. By names, because the controller knows no more.
     """
 
-    _SHARING = ("tests/acceptance", "tests/integration")
-    _ON_THEIR_OWN = ("test_benchmark.py", "test_chaos.py", "test_layout.py", "test_local_")
+    _SHARING: Mapping[str, tuple[str, ...]] = {"tests/acceptance": ("test_chat", "test_fs"), "tests/integration": ()}
+    """Folders, and the names before which each is cut."""
+    _ON_THEIR_OWN = ("test_benchmark.py", "test_chaos.py", "test_storms.py", "test_layout.py", "test_local_")
 
     def _split_scope(self, nodeid: str) -> str:
         folder, _, name = nodeid.partition("::")[0].rpartition("/")
-        return folder if folder in self._SHARING and not name.startswith(self._ON_THEIR_OWN) else f"{folder}/{name}"
+        if folder not in self._SHARING or name.startswith(self._ON_THEIR_OWN):
+            return f"{folder}/{name}"
+        return f"{folder} {bisect(self._SHARING[folder], name)}"
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> BySharedServers:
     """Instead of ``--dist``."""
     return BySharedServers(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """Also where the tests run in the background of a shell: what they start there would be deaf to Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy as sa
 
@@ -20,17 +20,22 @@ from pipeline.ingest.origins import encode_path
 from pipeline.seams import AnswerWriter, EmbeddedPart, Embeddings
 from pipeline.settings import Settings
 from pipeline.types import (
+    Answer,
     AskOptions,
     Batch,
     IndexRef,
     IngestStage,
     KnowledgeBase,
     Lease,
+    Question,
     RecordFields,
     RunOptions,
     Source,
 )
 from pipeline.wiring import Parts
+
+if TYPE_CHECKING:
+    from tasks.client import Client
 
 T = TypeVar("T")
 
@@ -188,6 +193,13 @@ def eventually(look: Callable[[], T], within: float = 20.0) -> T:
     return found
 
 
+def answer_of(client: Client, question: Question, within: float = 25.0) -> Answer:
+    """The answer, once there is one; raises what the question ended with."""
+    found = eventually(lambda: client.result(question.id), within=within)
+    assert found is not None
+    return found
+
+
 LONG = " ".join(f"Sentence number {n} tells of the {n}th river." for n in range(30))
 """A text of several chunks."""
 
@@ -201,7 +213,7 @@ def with_(parts: Parts, **replaced: object) -> Parts:
 
 def found(parts: Parts, kb: KnowledgeBase, text: str) -> list[str]:
     """Texts that a question of keywords finds."""
-    question = new_question(text, parts.settings, kb=kb.name, options=AskOptions(alpha=0.0, min_score=0.0))
+    question = new_question(text, parts.settings, kb=kb.name, options=AskOptions(alpha=0.0, min_score=0.0, strict=True))
     return [passage.text for passage in ask_flow.retrieve(question, parts).passages]
 
 
@@ -267,5 +279,5 @@ class Pad:
         """Keep a piece."""
         self.pieces.append(text)
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """Nothing is held back."""

@@ -96,6 +96,13 @@ class WeaviateServer:
             self._process.wait()
         self._process = None
 
+    def kill(self) -> None:
+        """End it without warning; its data stay."""
+        if self._process is not None:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
     def remove(self) -> None:
         """Stop, and delete the data."""
         self.stop()

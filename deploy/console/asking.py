@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import sys
 import time
-import uuid
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deploy.console.cancelling import DETACH, cancel_on_leaving
 from deploy.console.context import client_of, current_parts
+from deploy.console.ids import QuestionId, find_conversation, find_question, of_tenant
+from deploy.console.interrupts import heed
 from deploy.console.output import Json, note, plain, say, say_json, say_table
-from pipeline.errors import BadQuestion, NotFound, wrap
+from pipeline.errors import BadQuestion, BadSettings, NotFound, wrap
 from pipeline.seams import AnswerWriter
-from pipeline.types import Answer, AskOptions, Fusion, Passage, Question
+from pipeline.types import Answer, AskOptions, Degradation, Fusion, Passage, Question, Turn
 from pipeline.wiring import Parts
 
 if TYPE_CHECKING:
     from tasks.client import Client
 
 Kb = Annotated[str, typer.Option("--kb", help="Knowledge base.")]
+KbOrConversations = Annotated[
+    str | None, typer.Option("--kb", help="Knowledge base; the conversation's own, or default.", show_default=False)
+]
 Tenant = Annotated[str, typer.Option("--tenant", help="Tenant that owns it.")]
 TopK = Annotated[int | None, typer.Option("--top-k", min=1, max=100, help="Passages to answer from.")]
 MinScore = Annotated[
@@ -34,7 +40,26 @@ Parents = Annotated[
     bool | None,
     typer.Option("--parents/--no-parents", help="Widen each passage to the stretch around it that was stored."),
 ]
+Strict = Annotated[
+    bool | None,
+    typer.Option("--strict/--no-strict", help="Fail rather than give a lesser answer when a service is down."),
+]
+Cache = Annotated[
+    bool | None,
+    typer.Option("--cache/--no-cache", help="Take what the same question was given before, or make it anew."),
+]
+ConversationId = Annotated[
+    str | None,
+    typer.Option("--conversation", metavar="ID", help="Go on with a conversation; `new` begins one."),
+]
+Timeout = Annotated[float | None, typer.Option("--timeout", min=0.1, help="Seconds until the question must end.")]
+Local = Annotated[bool, typer.Option("--local", help="Run all stages in this process, without a broker.")]
+Model = Annotated[str | None, typer.Option("--model", help="Chat model for this answer.")]
+ReasoningEffort = Annotated[str | None, typer.Option("--reasoning-effort", help="Passed on to the model.")]
+Verbosity = Annotated[str | None, typer.Option("--verbosity", help="Passed on to the model.")]
 MAX_INPUT_BYTES = 4_000_000
+NEW = "new"
+DEFAULT_KB = "default"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -46,62 +71,98 @@ def add_to(app: typer.Typer) -> None:
 
 def ask(
     question: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
-    kb: Kb = "default",
+    kb: KbOrConversations = None,
     tenant: Tenant = "default",
+    conversation: ConversationId = None,
     top_k: TopK = None,
     min_score: MinScore = None,
     alpha: Alpha = None,
     fusion: FusionOption = "scores",
     parents: Parents = None,
+    strict: Strict = None,
+    cache: Cache = None,
     show_context: Annotated[bool, typer.Option("--show-context", help="Print the passages answered from.")] = False,
-    local: Annotated[bool, typer.Option("--local", help="Run all stages in this process, without a broker.")] = False,
+    local: Local = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Print the id and leave; `result ID` reads the answer.")
     ] = False,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", min=0.1, help="Seconds until the question must end.")
-    ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Chat model for this answer.")] = None,
-    reasoning_effort: Annotated[str | None, typer.Option("--reasoning-effort", help="Passed on to the model.")] = None,
-    verbosity: Annotated[str | None, typer.Option("--verbosity", help="Passed on to the model.")] = None,
+    timeout: Timeout = None,
+    model: Model = None,
+    reasoning_effort: ReasoningEffort = None,
+    verbosity: Verbosity = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a question; the answer streams in, then its citations and where the time went."""
+    """Ask a question; the answer streams in, then its citations and where the time went. Ctrl-C cancels it."""
     from pipeline.ask.question import new_question
 
+    if local and detach:
+        raise BadSettings(
+            "--local and --detach exclude each other.", "Only workers go on with a question by themselves."
+        )
     parts = current_parts()
-    options = _options(parts, top_k, min_score, alpha, fusion, parents).model_copy(
-        update={"model": model, "reasoning_effort": reasoning_effort, "verbosity": verbosity}
+    options = ask_options(parts, top_k, min_score, alpha, fusion, parents, strict).model_copy(
+        update={"cache": cache, "model": model, "reasoning_effort": reasoning_effort, "verbosity": verbosity}
     )
     text = read_question(question)
     client = None if local else client_of(parts)
-    asked = new_question(text, parts.settings, kb=kb, tenant=tenant, options=options, timeout=timeout)
+    asked = new_question(text, parts.settings, tenant=tenant, options=options, timeout=timeout)
+    asked = in_conversation(parts, asked, conversation, kb)
     if client is None:
-        answer = _ask_here(parts, asked, quiet=as_json)
+        answer = ask_here(parts, asked, Screen(as_json))
     else:
-        client.submit(asked)
         if detach:
-            say_json({"id": asked.id}) if as_json else say(asked.id)
+            client.submit(asked)
+            say_json({"question_id": asked.id} | _place_in(asked)) if as_json else say(asked.id)
+            _note_conversation(asked, as_json)
             return
-        answer = _follow(client, asked, quiet=as_json)
+        answer = ask_workers(client, asked, Screen(as_json))
     _print_answer(parts, answer, asked, show_context=show_context, as_json=as_json, streamed=True)
+    _note_conversation(asked, as_json)
+
+
+def in_conversation(parts: Parts, question: Question, conversation: str | None, kb: str | None) -> Question:
+    """The question to ``kb``, as the next one of a conversation if one is named, or of a new one. Raises NotFound for
+    one that its tenant hasn't, and BadSettings for one with another knowledge base.
+    """
+    if conversation is None:
+        return question.model_copy(update={"kb": kb or DEFAULT_KB})
+    if conversation == NEW:
+        name = parts.knowledge_bases.find(question.tenant, kb or DEFAULT_KB).name
+        turn = Turn(conversation=parts.conversations.begin(question.tenant, name))
+    else:
+        whole = find_conversation(parts, conversation, question.tenant)
+        found = parts.conversations.find(whole, question.tenant, kb)
+        name, turn = found.kb, Turn(conversation=found.id)
+    return question.model_copy(update={"kb": name, "turn": turn})
+
+
+def _place_in(question: Question) -> dict[str, Any]:
+    return {} if question.turn is None else {"conversation": question.turn.conversation}
+
+
+def _note_conversation(question: Question, as_json: bool) -> None:
+    if question.turn is not None and not as_json:
+        note(f"Go on with: manage.py ask --conversation {question.turn.conversation}{of_tenant(question.tenant)} …")
 
 
 def result(
-    question_id: Annotated[str, typer.Argument(metavar="ID", help="What `ask --detach` printed.")],
+    question_id: QuestionId,
     show_context: Annotated[bool, typer.Option("--show-context", help="Print the passages answered from.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Read along until it is finished.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Read the answer of a question asked before. Exit status 3 while it isn't finished."""
+    """Read the answer of a question asked before. Exit status 3 while it isn't finished, 4 if it was cancelled."""
     parts = current_parts()
-    try:
-        uuid.UUID(question_id)
-    except ValueError:
-        raise NotFound(f"{question_id!r} is not an id.", "`ask --detach` prints one.") from None
+    question_id = find_question(parts, question_id)
     record = parts.questions.find(question_id)
-    answer = client_of(parts).result(question_id)
+    client = client_of(parts)
+    answer = client.result(question_id)
+    if answer is None and follow:
+        answer = follow_answer(client, record.question, quiet=as_json)
+        _print_answer(parts, answer, record.question, show_context=show_context, as_json=as_json, streamed=True)
+        return
     if answer is None:
-        say_json({"id": question_id, "status": record.status}) if as_json else note("Not finished yet.")
+        say_json({"question_id": question_id, "status": record.status}) if as_json else note("Not finished yet.")
         raise typer.Exit(3)
     _print_answer(parts, answer, record.question, show_context=show_context, as_json=as_json, streamed=False)
 
@@ -122,19 +183,21 @@ def search(
     from pipeline.ask.question import new_question
 
     parts = current_parts()
-    options = _options(parts, top_k, min_score, alpha, fusion, parents)
+    options = ask_options(parts, top_k, min_score, alpha, fusion, parents)
     begun = time.perf_counter()
     question = new_question(read_question(query), parts.settings, kb=kb, tenant=tenant, options=options)
     state = retrieve(question, parts)
     spent = (time.perf_counter() - begun) * 1000
     if as_json:
-        say_json({"passages": state.passages, "timings": state.timings, "total_ms": spent})
+        found = {"passages": state.passages, "degraded": state.degraded}
+        say_json({**found, "timings": state.timings, "total_ms": spent})
         return
     for number, passage in enumerate(state.passages, start=1):
         say(f"{number:>2}. {place(passage)}", style="bold")
         vector, keyword = _score(passage.vector_score), _score(passage.keyword_score)
         say(f"    score {passage.score:.3f} · vector {vector} · keyword {keyword}", style="dim")
         say(f"    {_excerpt(passage.text)}")
+    note_degraded(state.degraded)
     note(f"{len(state.passages)} passages in {spent:.0f} ms")
 
 
@@ -154,16 +217,25 @@ def read_question(text: str) -> str:
 def place(passage: Passage) -> str:
     """Document, section and page, as a reader would look it up."""
     parts = [passage.title or passage.source]
-    if passage.section and passage.section != passage.title:
-        parts.append(passage.section)
+    # A Markdown file's first heading is often its title too: once is enough.
+    below = passage.section.removeprefix(f"{passage.title} > ")
+    if below and below != passage.title:
+        parts.append(below)
     if passage.page is not None:
         parts.append(f"page {passage.page}")
     return " · ".join(parts)
 
 
-def _options(
-    parts: Parts, top_k: int | None, min_score: float | None, alpha: float | None, fusion: str, parents: bool | None
+def ask_options(
+    parts: Parts,
+    top_k: int | None,
+    min_score: float | None,
+    alpha: float | None,
+    fusion: str,
+    parents: bool | None,
+    strict: bool | None = None,
 ) -> AskOptions:
+    """What the options of a command ask for; the settings say the rest."""
     if fusion not in ("scores", "rrf"):
         raise typer.BadParameter("--fusion takes scores or rrf")
     method: Fusion = "rrf" if fusion == "rrf" else "scores"
@@ -173,57 +245,75 @@ def _options(
         alpha=alpha,
         fusion=method,
         parents=parts.settings.parents if parents is None else parents,
+        strict=parts.settings.strict if strict is None else strict,
     )
 
 
-def _ask_here(parts: Parts, question: Question, *, quiet: bool) -> Answer:
+def ask_here(parts: Parts, question: Question, screen: Screen) -> Answer:
+    """Run all stages in this process; raises what the question ends with, and cancels it on Ctrl-C."""
     from pipeline.ask import flow
 
-    parts.questions.submit(question)
+    _ = parts.questions  # imported while nothing is to be cancelled yet
+    heed()
+    question = parts.questions.submit(question)
     try:
-        screen = _Screen(quiet)
         answer = flow.run(question, parts, screen)
         screen.correct(answer)
         return answer
+    except KeyboardInterrupt:
+        parts.questions.cancel(question.id)
+        note(f"\nCancelled question {question.id}.")
+        raise
     except Exception as error:
         parts.questions.fail(question.id, wrap(error), epoch=question.epoch)
         raise
 
 
-def _follow(client: Client, question: Question, *, quiet: bool) -> Answer:
-    screen = _Screen(quiet)
+def ask_workers(client: Client, question: Question, screen: Screen, *, advice: str = DETACH) -> Answer:
+    """Submit and follow; raises what the question ends with, and cancels it on Ctrl-C, which says ``advice``."""
+    heed()
     try:
-        for event in client.follow(question):
-            if event.kind == "begin":
-                screen.open(question.id, int(event.value))
-            elif event.kind == "text":
-                screen.write(str(event.value))
-        answer = client.result(question.id)
+        client.submit(question)
+        return _follow(client, question, screen)
     except KeyboardInterrupt:
-        note(f"\nLeft. The answer will be there: manage.py result {question.id}")
+        cancel_on_leaving(client, question.id, advice)
         raise
+
+
+def follow_answer(client: Client, question: Question, *, quiet: bool) -> Answer:
+    """Print the answer while it is written, unless ``quiet``; raises what the question ends with."""
+    return _follow(client, question, Screen(quiet))
+
+
+def _follow(client: Client, question: Question, screen: Screen) -> Answer:
+    for event in client.follow(question):
+        if event.kind == "begin":
+            screen.open(question.id, int(event.value))
+        elif event.kind == "text":
+            screen.write(str(event.value))
+    answer = client.result(question.id)
     if answer is None:
         raise NotFound("The result is not there any more.", f"Try `manage.py result {question.id}`.")
     screen.correct(answer)
     return answer
 
 
-class _Screen:
+class Screen:
     """Prints an answer while it is written."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
-        self._begun = False
         self._shown: list[str] = []
 
     def open(self, question_id: str, attempt: int) -> AnswerWriter:
-        if self._begun and not self._quiet:
-            note("\n(a worker was lost or a call failed: the answer starts again)")
-        self._begun = True
+        """An attempt at the answer begins: what came before is void."""
+        if self._shown and not self._quiet:
+            note("\n(a worker, a call or Redis failed: the answer starts again)")
         self._shown.clear()
         return self
 
     def write(self, text: str) -> None:
+        """The next piece."""
         if not self._quiet:
             self._shown.append(text)
             sys.stdout.write(plain(text))
@@ -235,16 +325,17 @@ class _Screen:
             note("\n(as checked and recorded:)")
             say(answer.text)
 
-    def close(self) -> None:
-        pass
+    def flush(self) -> None:
+        """Nothing is held back."""
 
 
 def _print_answer(
     parts: Parts, answer: Answer, asked: Question, *, show_context: bool, as_json: bool, streamed: bool
 ) -> None:
-    context = _context(parts, answer, asked) if show_context else []
+    passages = context(parts, answer, asked) if show_context else []
     if as_json:
-        say_json(answer.model_dump(mode="json") | ({"context": context} if show_context else {}))
+        more = {"context": passages} if show_context else {}
+        say_json(answer.model_dump(mode="json") | _place_in(asked) | more)
         return
     if streamed:
         sys.stdout.write("\n")
@@ -252,18 +343,31 @@ def _print_answer(
         say(answer.text)
     if answer.mode == "extractive":
         note("(extractive: sentences of the passages, no model wrote this)")
-    _print_citations(answer)
-    for passage in context:
-        say(f"\n── {place(passage)} (score {passage.score:.3f})", style="bold")
-        say(passage.text)
+    say_citations(answer)
+    say_passages(passages)
     for flag in answer.flags:
         note(f"flag: {flag.rule} in {flag.where}: {_excerpt(flag.excerpt)}")
-    if answer.degraded:
-        note(f"degraded: {', '.join(answer.degraded)}")
+    if answer.standalone:
+        note(f"looked for: {answer.standalone}")
+    note_degraded(answer.degraded)
     _print_timings(answer)
 
 
-def _context(parts: Parts, answer: Answer, asked: Question) -> list[Passage]:
+def say_passages(passages: Sequence[Passage]) -> None:
+    """Each with its place, score and text."""
+    for passage in passages:
+        say(f"\n── {place(passage)} (score {passage.score:.3f})", style="bold")
+        say(passage.text)
+
+
+def note_degraded(losses: Sequence[Degradation]) -> None:
+    """A line for each thing that an answer had to do without."""
+    for loss in losses:
+        note(f"degraded at {loss.stage}, {loss.mode.replace('_', ' ')}: {loss.reason}")
+
+
+def context(parts: Parts, answer: Answer, asked: Question) -> list[Passage]:
+    """The passages that an answer was made from, with their texts as far as they are stored still."""
     from pipeline.retrieve.reading import read
 
     kb_id = parts.knowledge_bases.find(asked.tenant, asked.kb).id
@@ -273,7 +377,8 @@ def _context(parts: Parts, answer: Answer, asked: Question) -> list[Passage]:
     return [p.model_copy(update={"text": texts.get(p.chunk_id, gone)}) for p in answer.passages]
 
 
-def _print_citations(answer: Answer) -> None:
+def say_citations(answer: Answer) -> None:
+    """Each with its place and its quote."""
     if answer.citations:
         say()
     for citation in answer.citations:
@@ -286,7 +391,8 @@ def _print_citations(answer: Answer) -> None:
 def _print_timings(answer: Answer) -> None:
     say()
     rows: list[list[Any]] = [
-        [t.stage, round(t.queue_ms, 1), round(t.run_ms, 1), t.worker, t.attempt] for t in answer.timings
+        [t.stage, round(t.queue_ms, 1), round(t.run_ms, 1), t.worker or f"({t.cached})", t.attempt]
+        for t in answer.timings
     ]
     rows.append(
         [

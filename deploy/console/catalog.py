@@ -11,14 +11,14 @@ import typer
 
 from deploy.console import reembedding
 from deploy.console.asking import Kb, Tenant, place
+from deploy.console.confirming import Yes, confirm, counted
 from deploy.console.context import current_parts
+from deploy.console.ids import of_tenant
 from deploy.console.output import Json, note, say, say_json, say_table
 from deploy.console.reembedding import Name
 from pipeline.errors import BadSettings
 from pipeline.ingest.origins import encode_path
 from pipeline.wiring import Parts
-
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -49,7 +49,7 @@ def kb_list(tenant: Tenant = "default", as_json: Json = False) -> None:
     columns = ("name", "documents", "failed", "chunks", "embedding_model", "dimensions", "store")
     say_table("", columns, [[row[column] for column in columns] for row in rows])
     if not rows:
-        note("None yet: `manage.py ingest PATH` makes one.")
+        note(f"None yet: `manage.py ingest PATH{of_tenant(tenant)}` makes one.")
 
 
 def kb_create(name: Name, tenant: Tenant = "default", as_json: Json = False) -> None:
@@ -80,8 +80,7 @@ def kb_delete(name: Name, tenant: Tenant = "default", yes: Yes = False, as_json:
     parts = current_parts()
     kb = parts.knowledge_bases.find(tenant, name)
     counts = parts.knowledge_bases.counts(kb.id)
-    if not yes:
-        typer.confirm(f"Delete {name!r} with {counts['documents']} documents?", abort=True)
+    confirm(f"Delete {name!r} with {counted(counts['documents'], 'document')}?", yes=yes, as_json=as_json)
     if kb.store != parts.settings.store_name:
         raise BadSettings(
             f"Knowledge base {name!r} lives in {kb.store}, but {parts.settings.store_name} is in use.",
@@ -159,8 +158,8 @@ def docs_delete(
     found = parts.knowledge_bases.find(tenant, kb)
     require_store(found, parts.settings)
     document = _document(parts, found.id, name)
-    if not yes:
-        typer.confirm(f"Delete {document['key']!r} with {document['chunks']} chunks?", abort=True)
+    chunks = counted(document["chunks"], "chunk")
+    confirm(f"Delete {document['key']!r} with {chunks}?", yes=yes, as_json=as_json)
     timeout = parts.settings.write_timeout
     remove([document["id"]], found.all_indexes, documents=parts.documents, store=parts.store, timeout=timeout)
     parts.knowledge_bases.refresh_size(found.id)

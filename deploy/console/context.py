@@ -36,6 +36,7 @@ def current_parts() -> Parts:
 def client_of(parts: Parts) -> Client:
     """The client; Celery is imported only now, when the address of Redis is known."""
     _ = parts.redis  # says what to do where there is none, or its address is none
+    _ = parts.questions, parts.streams  # imported before anything has begun that Ctrl-C would have to cancel
     from tasks import runtime
 
     runtime.use(parts)

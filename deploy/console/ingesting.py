@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from deploy.console.context import client_of, current_parts
+from deploy.console.interrupts import heed
 from deploy.console.listing import Listed, Sources, require_prunable, require_sure
 from deploy.console.output import Json, counting, note, say, say_json
 from deploy.console.watching import end_with, watch
@@ -151,6 +152,7 @@ def listing_for(parts: Parts, run_id: str) -> Iterator[None]:
     """List the sources of a run within: that says that the run lives, and ends it with what goes wrong, since before it
     is started nobody else would.
     """
+    heed()
     try:
         with LeaseKeeper(parts.runs.beat, every=_BEAT_EVERY).keeping(run_id):
             yield

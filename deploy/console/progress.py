@@ -112,11 +112,16 @@ class Screen:
 
     def show(self, progress: Progress, kind: RunKind, rate: float | None) -> None:
         """How far the run is now."""
+        waiting = waiting_line(progress, kind)
+        line = headline(progress, rate) + (f" · waiting: {waiting}" if waiting else "")
+        self.paint(bars(progress, kind, rate), line)
+
+    def paint(self, picture: Group, line: str) -> None:
+        """The picture on a terminal, and the line now and then in a log."""
         if self._live is not None:
-            self._live.update(bars(progress, kind, rate), refresh=True)
+            self._live.update(picture, refresh=True)
         elif not self.quiet and time.monotonic() - self._said >= LINE_EVERY:
-            waiting = waiting_line(progress, kind)
-            note(headline(progress, rate) + (f" · waiting: {waiting}" if waiting else ""))
+            note(line)
             self._said = time.monotonic()
 
     def show_failures(self, failures: Iterable[Failure]) -> None:

@@ -4,6 +4,7 @@ answering.
 
 from __future__ import annotations
 
+import shlex
 import uuid
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 from deploy.console.asking import Tenant
 from deploy.console.context import client_of, current_parts
+from deploy.console.ids import of_tenant
 from deploy.console.ingesting import Detach, listing_for
 from deploy.console.output import Json, counting, note, say, say_json
 from deploy.console.watching import end_with, watch
@@ -61,7 +63,8 @@ def kb_restore(name: Name, tenant: Tenant = "default", detach: Detach = False, a
     parts = current_parts()
     kb = parts.knowledge_bases.find(tenant, name)
     if kb.previous is None:
-        raise Conflict(f"{name!r} has no previous index.", f"`manage.py kb reembed {name} --model …` builds any.")
+        command = f"manage.py kb reembed {shlex.quote(name)} --model …{of_tenant(tenant)}"
+        raise Conflict(f"{name!r} has no previous index.", f"`{command}` builds any.")
     _change(parts, kb, kb.previous, detach=detach, as_json=as_json)
 
 

@@ -11,6 +11,7 @@ import typer
 
 from deploy.console.asking import Tenant
 from deploy.console.context import client_of, current_parts
+from deploy.console.ids import SHOWN, of_tenant
 from deploy.console.ingesting import Detach
 from deploy.console.output import Json, note, say, say_json, say_table
 from deploy.console.pace import duration
@@ -23,7 +24,6 @@ from pipeline.wiring import Parts
 RunId = Annotated[str, typer.Argument(metavar="ID", help="A run's id, 4 or more characters it begins with, or `last`.")]
 
 _SHORTEST = 4
-_SHOWN = 8
 _STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
 
 
@@ -55,7 +55,7 @@ def runs_list(
     columns = ("id", "kind", "kb", "status", "sources", "over", "failed", "begun", "took")
     say_table("", columns, [_row(summary) for summary in found])
     if not found:
-        note("None: `manage.py ingest PATH` makes one.")
+        note(f"None: `manage.py ingest PATH{of_tenant(tenant)}` makes one.")
     if len(found) == limit:
         note(f"The newest {limit}; more with --limit.")
 
@@ -122,10 +122,11 @@ def find_id(parts: Parts, tenant: str, text: str) -> str:
     if text == "last":
         newest = parts.runs.list(tenant, "", 1)
         if not newest:
-            raise NotFound(f"Tenant {tenant!r} has no run.", "`manage.py ingest PATH` makes one.")
+            raise NotFound(f"Tenant {tenant!r} has no run.", f"`manage.py ingest PATH{of_tenant(tenant)}` makes one.")
         return newest[0].id
     if len(text) < _SHORTEST or not re.fullmatch(r"[0-9a-fA-F-]{1,36}", text):
-        hint = f"Give an id, {_SHORTEST} or more characters it begins with, or `last`; see `manage.py runs list`."
+        listed = f"`manage.py runs list{of_tenant(tenant)}`"
+        hint = f"Give an id, {_SHORTEST} or more characters it begins with, or `last`; see {listed}."
         raise NotFound(f"{text[:60]!r} is no id of a run.", hint)
     try:
         return parts.runs.find(str(uuid.UUID(text))).id
@@ -136,7 +137,8 @@ def find_id(parts: Parts, tenant: str, text: str) -> str:
 def _find_beginning(parts: Parts, tenant: str, text: str) -> str:
     found = [run.id for run in parts.runs.matching(tenant, text)]
     if not found:
-        raise NotFound(f"No run of tenant {tenant!r} begins with {text!r}.", "See `manage.py runs list`.")
+        hint = f"See `manage.py runs list{of_tenant(tenant)}`."
+        raise NotFound(f"No run of tenant {tenant!r} begins with {text!r}.", hint)
     if len(found) > 1:
         raise BadSettings(f"{len(found)} runs begin with {text!r}.", f"Give more of it: {found[0]} or {found[1]}.")
     return found[0]
@@ -154,7 +156,7 @@ def _go_on(parts: Parts, run_id: str, sources: int, *, detach: bool, as_json: bo
 def _row(run: RunSummary) -> list[Any]:
     took = "" if run.finished_at is None else duration((run.finished_at - run.created_at).total_seconds())
     counts = [run.items, run.over, run.failed]
-    return [run.id[:_SHOWN], run.kind, run.kb, run.status, *counts, run.created_at, took]
+    return [run.id[:SHOWN], run.kind, run.kb, run.status, *counts, run.created_at, took]
 
 
 def _times(parts: Parts, run: Run) -> dict[str, Any]:

@@ -8,7 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from deploy.console.cache_rates import cache_rates_of, print_cache_rates
 from deploy.console.context import current_parts
+from deploy.console.governing import print_upstreams, upstreams_of
+from deploy.console.interrupts import heed
+from deploy.console.lately import print_recent, recent_questions
 from deploy.console.output import Json, note, say, say_json, say_table
 from deploy.local.state import StackState, read_state
 from pipeline import settings
@@ -40,11 +44,13 @@ def up(
     if detach:
         from deploy.local.detached import spawn_detached
 
+        heed()
         spawn_detached(configured.home, workers)
         _say_up(configured, as_json)
         return
     from deploy.local.stack import up as start
 
+    heed()
     stack = start(
         configured.home,
         workers=workers,
@@ -72,7 +78,9 @@ def down(as_json: Json = False) -> None:
 
 
 def status(as_json: Json = False) -> None:
-    """Services, workers and queues; a queue nobody listens to is shown in red. Exit status 1 if something is wrong."""
+    """Services, workers, queues, models and stores, and what became of the questions of the last quarter of an hour;
+    what is wrong is shown in red. Exit status 1 if a service is down or a queue has no worker.
+    """
     from tasks import runtime
 
     parts = current_parts()
@@ -80,10 +88,15 @@ def status(as_json: Json = False) -> None:
     services = _services(parts)
     workers, queues, wrong = _workers_and_queues(parts)
     healthy = not wrong and all(service["ok"] for service in services)
+    upstreams, caches, recent = upstreams_of(parts), cache_rates_of(parts), recent_questions(parts)
     if as_json:
-        say_json({"healthy": healthy, "services": services, "workers": workers, "queues": queues})
+        seen = {"services": services, "workers": workers, "queues": queues, "upstreams": upstreams, "caches": caches}
+        say_json({"healthy": healthy, **seen, "questions": recent})
     else:
         _print_status(services, workers, queues)
+        print_upstreams(upstreams)
+        print_cache_rates(caches)
+        print_recent(recent)
     raise typer.Exit(0 if healthy else 1)
 
 
@@ -168,9 +181,10 @@ def _print_status(services: list[dict[str, Any]], workers: list[dict[str, Any]],
     marks = {True: Text("ok", style="green"), False: Text("DOWN", style="bold red")}
     say_table("Services", ["name", "", "seen"], [[s["name"], marks[s["ok"]], s["detail"]] for s in services])
     rows = [
-        [w["name"], w["pool"], ",".join(w["queues"]), w["running"], w["stall_ms"], w["resident_mb"]] for w in workers
+        [w["name"], w["pool"], ",".join(w["queues"]), w["running"], w["stall_ms"], w["resident_mb"], _readiness(w)]
+        for w in workers
     ]
-    say_table("\nWorkers", ["name", "pool", "queues", "running", "longest stall ms", "resident MB"], rows)
+    say_table("\nWorkers", ["name", "pool", "queues", "running", "longest stall ms", "resident MB", "ready"], rows)
     say_table("\nQueues", ["name", "waiting", "consumers"], [[q["name"], q["waiting"], q["consumers"]] for q in queues])
     for queue in queues:
         if queue["deaf"]:
@@ -179,3 +193,8 @@ def _print_status(services: list[dict[str, Any]], workers: list[dict[str, Any]],
             say(f"No worker listens to queue {queue['name']!r}.", "red")
     if not queues:
         note("Redis can't be reached, so workers and queues are unknown.")
+
+
+def _readiness(worker: dict[str, Any]) -> str:
+    """A worker reports once it is ready; what it could not have then, its first questions wait for."""
+    return f"without {', '.join(worker['missing'])}" if worker["missing"] else "yes"

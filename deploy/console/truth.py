@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from deploy.console.context import current_parts
+from deploy.console.interrupts import heed
 from deploy.console.output import Json, counting, err, note, say, say_json
 from pipeline.errors import BadSettings
 from pipeline.ingest.inspection import Example, Findings, Kind, OnProgress, inspect
@@ -79,7 +80,7 @@ def _check(parts: Parts, kb: KnowledgeBase, examples: int, *, mend: bool, quiet:
         _print(kb, found)
     if found.clean or not mend:
         if not quiet and not found.clean:
-            note("`manage.py fsck --repair` puts it right.")
+            note("The same command with --repair puts it right.")
         return report
     done = _repair(parts, kb, found, quiet=quiet)
     left = _inspect(parts, kb, examples, quiet=quiet)
@@ -125,6 +126,7 @@ def _progress(template: str, *, quiet: bool) -> Iterator[OnProgress]:
         if not quiet:
             counting(template.format(count=count, what=_DONE.get(what, what)), last=False)
 
+    heed()
     try:
         yield show
     except KeyboardInterrupt:

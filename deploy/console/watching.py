@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from deploy.console.context import client_of
+from deploy.console.interrupts import heed
 from deploy.console.output import note, say, say_json
 from deploy.console.pace import Pace, pause
 from deploy.console.progress import MOST_FAILURES, Screen
@@ -29,6 +30,7 @@ _IDLE, _REPEAT = 8.0, 60.0
 
 def watch(parts: Parts, run_id: str, *, quiet: bool, leave: bool = False) -> dict[str, Any]:
     """Follow a run to its end; Ctrl-C cancels it, or with ``leave`` only stops watching. Returns its summary."""
+    heed()
     try:
         with Screen(quiet=quiet) as screen:
             return _follow(parts, run_id, screen)
@@ -104,15 +106,15 @@ class Patience:
             raise type(error)(error.message, hint, error.detail) from error
 
 
-class _Ears:
+class Ears:
     """Looks whether workers listen, when nothing has moved for a while."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._seen: Progress | None = None
+        self._seen: object = None
         self._due = 0.0
 
-    def deaf(self, progress: Progress) -> list[str]:
+    def deaf(self, progress: object) -> list[str]:
         """A warning for each queue in which messages wait for nobody."""
         if progress != self._seen:
             self._seen, self._due = progress, time.monotonic() + _IDLE
@@ -126,7 +128,7 @@ class _Ears:
 
 
 def _follow(parts: Parts, run_id: str, screen: Screen) -> dict[str, Any]:
-    begun, pace, ears = time.monotonic(), Pace(), _Ears(parts)
+    begun, pace, ears = time.monotonic(), Pace(), Ears(parts)
     patience = Patience(run_id, screen.say)
     while True:
         with patience.bearing():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import Postponed, ServerFault, TimedOut, Unreachable
-from pipeline.pacing import Pace
+from pipeline.pacing import Pace, Permit
 from pipeline.seams import EmbeddedPart
 
-Reply = tuple[NDArray[np.float32], int]
+Reply = tuple[NDArray[np.float32], int, Mapping[str, str]]
+"""Vectors, tokens billed, and the headers."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,15 @@ class _Work:
 
     def _send_some(self) -> None:
         try:
-            with self._pace.permit() as permit:
-                first, texts = self._taken(permit.texts(self._limits.texts))
+            with self._pace.permit(self._next_tokens) as permit:
+                first, texts = self._taken(permit)
                 if not texts:
                     permit.unused = True
                     return
-                vectors, tokens = self._send(texts)
+                vectors, tokens, headers = self._send(texts)
+                if tokens:  # some services don't say: then what was reserved counts
+                    permit.used(tokens)
+                permit.seen(headers)
         except Postponed:
             raise
         except Exception as error:  # noqa: BLE001 - raised again where the parts are taken
@@ -119,16 +123,29 @@ class _Work:
         else:
             self.done.put(EmbeddedPart(first=first, vectors=tuple(vectors), tokens=tokens))
 
-    def _taken(self, most: int) -> tuple[int, list[str]]:
-        """The next texts that fit both limits; one that exceeds the limit alone goes alone."""
+    def _taken(self, permit: Permit) -> tuple[int, list[str]]:
+        """The next texts that the permit covers."""
         with self._lock:
-            first, used = self._next, 0
-            while self._goes_on() and self._next - first < most:
-                used += self._tokens[self._next]
-                if used > self._limits.tokens and self._next > first:
-                    break
-                self._next += 1
+            first = self._next
+            self._next = self._end_of(permit)
             return first, list(self._texts[first : self._next])
+
+    def _next_tokens(self, permit: Permit) -> int:
+        """About as many as the next request will have: another sender may take these texts."""
+        with self._lock:
+            return sum(self._tokens[self._next : self._end_of(permit)])
+
+    def _end_of(self, permit: Permit) -> int:
+        """Where the next request ends: within all limits, but a text that exceeds one alone goes alone."""
+        most, limit = permit.texts(self._limits.texts), self._limits.tokens
+        limit = limit if permit.most_tokens is None else min(limit, permit.most_tokens)
+        end, used = self._next, 0
+        while not self._stopped and end < len(self._texts) and end - self._next < most:
+            used += self._tokens[end]
+            if used > limit and end > self._next:
+                break
+            end += 1
+        return end
 
     def _postponed(self, error: Postponed) -> None:
         """One sender less: those that have a request under way go on with the rest, so only the last one gives up."""

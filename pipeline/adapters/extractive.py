@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.cancelling import Abort
 from pipeline.prompts import NOT_FOUND_TEXT
 from pipeline.seams import Delta, Embedder, GenerationRequest
 from pipeline.sentences import sentences
@@ -82,11 +83,17 @@ class ExtractiveGenerator:
         """``embedder`` compares meanings; it sees every candidate sentence, so it should be a local one."""
         self._embedder = embedder
 
-    def stream(self, request: GenerationRequest, *, timeout: float) -> Iterator[Delta]:
-        """One to three sentences, one a piece, or the fixed text where no passage speaks of what is asked."""
+    def stream(self, request: GenerationRequest, *, timeout: float, abort: Abort | None = None) -> Iterator[Delta]:
+        """One to three sentences, one a piece, or the fixed text where no passage speaks of what is asked. ``abort``
+        is looked at before each.
+        """
+        abort = abort or Abort()
+        abort.check()
         chosen = self._choose(request, timeout)
         for place, sentence in enumerate(chosen):
+            abort.check()
             yield Delta(text=(" " if place else "") + _cited(sentence))
+        abort.check()
         if not chosen:
             yield Delta(text=NOT_FOUND_TEXT)
         yield Delta(usage=Usage(model=OFFLINE_GENERATOR, cost_usd=0.0))

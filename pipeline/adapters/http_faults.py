@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from pipeline.errors import (
 )
 
 MAX_QUOTED = 300
+LONGEST_WAIT = 86_400.0
+"""Seconds. Whoever asks for more is asked again all the same."""
 NO_CREDIT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 HINTS = {
     "context_length_exceeded": "Ask for fewer or shorter passages: lower top_k, or CELERIAC_CHUNK_TOKENS.",
@@ -55,6 +58,7 @@ def status_fault(call: Call, status: int, headers: Mapping[str, str], body: obje
         code=code or None,
         request_id=headers.get("x-request-id"),
         retry_after=retry_after(headers),
+        limits=limits_named(headers) if status == 429 else None,
     )
     if status == 404 or code == "model_not_found":
         return _not_found(call, status, code, detail)
@@ -78,16 +82,20 @@ def broken_reply(call: Call, what: str) -> ServerFault:
     return ServerFault(f"{call.upstream} gave a broken reply: {call.quote(what)}.", "", call.detail())
 
 
+def limits_named(headers: Mapping[str, str]) -> dict[str, str] | None:
+    """Those headers that tell of limits, names in lower case; None where there are none."""
+    named = ((name.lower(), value) for name, value in headers.items())
+    return {name: value for name, value in named if name.startswith("x-ratelimit-")} or None
+
+
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait that the headers ask for: retry-after-ms, or Retry-After as seconds or as a date."""
+    """Seconds to wait that the headers ask for, up to a day: retry-after-ms, or Retry-After as seconds or a date."""
     milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return max(0.0, milliseconds / 1000)
     given = headers.get("retry-after")
-    seconds = _number(given)
+    seconds = _number(given) if milliseconds is None else milliseconds / 1000
     if seconds is None and given:
         seconds = _until(given)
-    return None if seconds is None else max(0.0, seconds)
+    return None if seconds is None else min(max(0.0, seconds), LONGEST_WAIT)
 
 
 def _kind(status: int, code: str) -> type[UpstreamError]:
@@ -120,13 +128,14 @@ def _said(body: object) -> tuple[str, str]:
 
 def _number(text: str | None) -> float | None:
     try:
-        return None if text is None else float(text)
+        found = math.nan if text is None else float(text)
     except ValueError:
         return None
+    return found if math.isfinite(found) else None
 
 
 def _until(date: str) -> float | None:
     try:
         return parsedate_to_datetime(date).timestamp() - time.time()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

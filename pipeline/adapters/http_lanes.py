@@ -12,11 +12,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.request import getproxies
 
 import httpx2
 
+from pipeline.adapters.http_line import Line, current_line, has_unread
+
+_END_OF_CHUNK = b"\r\n"
+_CONNECTS = ".connect_tcp.started"
+_SENT = ".send_request_body.complete"
+_CONNECTED = (".connect_tcp.complete", ".start_tls.complete")
+
 KEEP_ALIVE_SECONDS = 30.0
+AT_HAND = "at_hand"
+"""The extension of a response that tells, when called, whether more of its body has arrived already."""
 
 
 def make_transport() -> httpx2.BaseTransport | None:
@@ -30,17 +40,18 @@ class Lanes(httpx2.BaseTransport):
     def __init__(self) -> None:
         """Connects to nothing yet."""
         self._tls = httpx2.create_ssl_context()
-        self._idle: deque[tuple[float, httpx2.HTTPTransport]] = deque()
+        self._idle: deque[tuple[float, _Lane]] = deque()
         self._lock = threading.Lock()
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send it on the connection that was used last; the lane is free again when the response is closed."""
         lane = self._take()
         try:
-            response = lane.handle_request(request)
+            response = lane.send(request, current_line())
         except BaseException:
             lane.close()
             raise
+        response.extensions[AT_HAND] = lane.at_hand
         assert isinstance(response.stream, httpx2.SyncByteStream)
         response.stream = _LaneStream(response.stream, lambda: self._give_back(lane))
         return response
@@ -52,14 +63,15 @@ class Lanes(httpx2.BaseTransport):
         for _, lane in lanes:
             lane.close()
 
-    def _take(self) -> httpx2.HTTPTransport:
+    def _take(self) -> _Lane:
         with self._lock:
             if self._idle:
                 return self._idle.pop()[1]
         limits = httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEP_ALIVE_SECONDS)
-        return httpx2.HTTPTransport(verify=self._tls, limits=limits)
+        return _Lane(httpx2.HTTPTransport(verify=self._tls, limits=limits))
 
-    def _give_back(self, lane: httpx2.HTTPTransport) -> None:
+    def _give_back(self, lane: _Lane) -> None:
+        lane.leave()
         now = time.monotonic()
         expired = []
         with self._lock:
@@ -68,6 +80,52 @@ class Lanes(httpx2.BaseTransport):
                 expired.append(self._idle.popleft()[1])
         for old in expired:
             old.close()
+
+
+class _Lane:
+    """A transport with at most one connection, which it knows."""
+
+    def __init__(self, transport: httpx2.HTTPTransport) -> None:
+        self._transport = transport
+        self._stream: Any = None
+        self._line: Line | None = None
+
+    def send(self, request: httpx2.Request, line: Line | None) -> httpx2.Response:
+        self._line = line
+        if line is not None:
+            request.extensions["trace"] = self._trace  # nothing else tells a new connection before the reply is there
+            if self._stream is not None:
+                line.join(self._stream)
+        response = self._transport.handle_request(request)
+        self._stream = response.extensions["network_stream"]
+        return response
+
+    def at_hand(self) -> bool:
+        """Whether more of the body has arrived. The client has no word for that, so its parts are looked at."""
+        connections: list[Any] = self._transport._pool.connections
+        if not connections:
+            return False
+        unparsed, _ = connections[0]._connection._h11_state.trailing_data
+        return len(unparsed) > len(_END_OF_CHUNK) or has_unread(self._stream)
+
+    def leave(self) -> None:
+        if self._line is not None:
+            self._line.leave()
+            self._line = None
+
+    def close(self) -> None:
+        self.leave()
+        self._transport.close()
+
+    def _trace(self, event: str, info: dict[str, Any]) -> None:
+        if self._line is None:
+            return
+        if event.endswith(_CONNECTS):
+            self._line.leave()  # the connection that was kept has ended meanwhile
+        elif event.endswith(_CONNECTED):
+            self._line.join(info["return_value"])
+        elif event.endswith(_SENT):
+            self._line.is_asked = True
 
 
 class _LaneStream(httpx2.SyncByteStream):

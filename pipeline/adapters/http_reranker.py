@@ -9,9 +9,10 @@ from typing import Any
 
 import httpx2
 
-from pipeline.adapters.http_deadline import Deadline
+from pipeline.adapters.http_deadline import Deadline, refusal
 from pipeline.adapters.http_faults import Call, broken_reply, status_fault
 from pipeline.adapters.http_lanes import make_transport
+from pipeline.adapters.http_line import Line
 from pipeline.errors import TimedOut, Unreachable, UpstreamError
 from pipeline.types import Passage
 
@@ -72,8 +73,14 @@ class HttpReranker:
     def _post(self, body: dict[str, Any], deadline: Deadline) -> tuple[int, httpx2.Headers, Any]:
         left = deadline.left()
         limits = httpx2.Timeout(left, connect=min(left, self._connect_timeout))
-        with self._client.stream("POST", self._url, json=body, timeout=limits) as reply, deadline.over(reply):
-            raw = b"".join(reply.iter_bytes())
+        line = Line()
+        with (
+            deadline.over(line) as timer,
+            line.dialling(),
+            self._client.stream("POST", self._url, json=body, timeout=limits) as reply,
+            line.over(reply),
+        ):
+            raw = b"".join(reply.iter_bytes()) if reply.status_code < 400 else refusal(reply, timer)
         try:
             return reply.status_code, reply.headers, json.loads(raw)
         except ValueError:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import httpx2
 import openai
 
-from pipeline.adapters.http_deadline import Deadline
+from pipeline.adapters.http_deadline import Timer, refusal
 from pipeline.adapters.http_faults import Call, broken_reply, reported_fault, status_fault
 from pipeline.adapters.http_lanes import make_transport
 from pipeline.errors import CeleriacError, InternalFault, TimedOut, Unreachable
@@ -39,21 +40,70 @@ def call_of(client: openai.OpenAI, model: str) -> Call:
     return Call("openai", model, secret="" if key == NO_KEY else key)
 
 
-def time_limits(client: openai.OpenAI, deadline: Deadline) -> httpx2.Timeout:
-    """The time left for each step of a request; connecting is bounded by the client's own limit as well."""
-    left = deadline.left()
+def time_limits(client: openai.OpenAI, timer: Timer) -> httpx2.Timeout:
+    """The time left for each step of a request; connecting is bounded by the client's own limit as well, and each wait
+    for the service by that of silence.
+    """
+    left = timer.deadline.left()
     own = client.timeout.connect if isinstance(client.timeout, httpx2.Timeout) else None
-    return httpx2.Timeout(left, connect=min(left, own or left))
+    return httpx2.Timeout(left, connect=min(left, own or left), read=min(left, timer.waiting.limit))
 
 
-def read_json(reply: httpx2.Response, deadline: Deadline) -> Any:
+@contextlib.contextmanager
+def posted(client: openai.OpenAI, path: str, body: Mapping[str, Any], timer: Timer) -> Iterator[httpx2.Response]:
+    """The reply to a request, its body not read yet, which is to be read through ``timer.waiting``; raises what the
+    client raises, and a fault of ours for a status of 400 or more.
+
+    By the client's headers and connections, but not through it: what it does around a request, for bodies and replies
+    of all kinds, is half of the processor time of a call.
+    """
+    limits = time_limits(client, timer)
+    url, headers = _addressed(client, path)
+    content = json.dumps(body).encode()
+    request = httpx2.Request("POST", url, headers=headers, content=content, extensions={"timeout": limits.as_dict()})
+    try:
+        with timer.line.dialling(), timer.waiting.once():
+            reply = client._client.send(request, stream=True)
+    except httpx2.TimeoutException as error:
+        timer.line.is_asked |= isinstance(error, httpx2.ReadTimeout)
+        raise openai.APITimeoutError(request=request) from error
+    except httpx2.HTTPError as error:
+        raise openai.APIConnectionError(request=request) from error
+    try:
+        with timer.line.over(reply):
+            if reply.status_code >= 400:
+                reason = _reason(refusal(reply, timer))
+                raise status_fault(timer.deadline.call, reply.status_code, reply.headers, reason)
+            yield reply
+    finally:
+        reply.close()
+
+
+def read_json(reply: httpx2.Response, timer: Timer) -> Any:
     """The whole body of ``reply``, decoded."""
-    with deadline.over(reply):
-        body = b"".join(reply.iter_bytes())
+    body = b"".join(timer.waiting.over(reply.iter_bytes()))
     try:
         return json.loads(body)
     except ValueError:
-        raise broken_reply(deadline.call, "not JSON") from None
+        raise broken_reply(timer.deadline.call, "not JSON") from None
+
+
+@lru_cache(maxsize=64)
+def _addressed(client: openai.OpenAI, path: str) -> tuple[httpx2.URL, httpx2.Headers]:
+    """Where a request goes, and the headers that the client would send with it."""
+    headers = httpx2.Headers(client._client.headers)
+    named = {**client.default_headers, **client.auth_headers}
+    headers.update({name: value for name, value in named.items() if isinstance(value, str)})
+    return httpx2.URL(str(client.base_url).rstrip("/") + path), headers
+
+
+def _reason(words: bytes) -> object:
+    """The reason that a refusal gives, in whichever form."""
+    try:
+        body = json.loads(words)
+    except ValueError:
+        return words.decode("utf-8", "replace").strip()
+    return body.get("error", body) if isinstance(body, dict) else body
 
 
 @contextlib.contextmanager

@@ -13,14 +13,17 @@ import openai
 import structlog
 from numpy.typing import NDArray
 
-from pipeline.adapters.embedding_parts import Limits, in_parts
+from pipeline.adapters.embedding_parts import Limits, Reply, in_parts
 from pipeline.adapters.http_deadline import Deadline
 from pipeline.adapters.http_faults import Call, broken_reply
-from pipeline.adapters.openai_client import call_of, read_json, time_limits, translating
+from pipeline.adapters.http_line import Line
+from pipeline.adapters.openai_client import call_of, posted, read_json, translating
 from pipeline.errors import RequestRejected
 from pipeline.gate import LocalGateStore
+from pipeline.governor import Upstream
 from pipeline.pacing import Pace
 from pipeline.seams import EmbeddedPart, Embeddings
+from pipeline.silence import Silences, Waiting
 from pipeline.types import Vector
 
 NATIVE_DIMENSIONS = {
@@ -33,6 +36,8 @@ MAX_TEXT_TOKENS = 8192
 BYTES_PER_TOKEN = 3
 """UTF-8 bytes per token, rather too few: English has about 4.5, so the limits are never missed by guessing."""
 PROBE_SECONDS = 30.0
+
+_PATH = "/embeddings"
 
 log = structlog.get_logger(__name__)
 
@@ -54,10 +59,13 @@ class OpenAIEmbedder:
         max_tokens: int,
         concurrency: int,
         pace: Pace | None = None,
+        upstream: Upstream | None = None,
+        silences: Silences | None = None,
     ) -> None:
         """``dimensions`` None: the model's own; asks the service only when it must. Limits are per request.
 
-        ``pace`` is that of bulk work; None: one that no other process shares.
+        ``pace`` is that of bulk work, ``upstream`` admits people's calls; None: one that no other process shares.
+        ``silences`` says how long people's calls may take; None: to the end of their time.
         """
         self._client = client
         self._model = model
@@ -68,6 +76,8 @@ class OpenAIEmbedder:
         self._concurrency = concurrency
         self._call = call_of(client, model)
         self._pace = pace or Pace(self._call.upstream, LocalGateStore(), most=concurrency)
+        self._upstream = upstream or Upstream.alone(self._call.upstream)
+        self._silences = silences or Silences()
         self._probing = threading.Lock()
 
     @property
@@ -97,7 +107,7 @@ class OpenAIEmbedder:
         """Unit vectors of ``texts`` as the requests end, at the pace that the service bears."""
         return in_parts(
             [self._sendable(text) for text in texts],
-            lambda batch: self._request(batch, Deadline(self._call, timeout)),
+            lambda batch: self._request(batch, Deadline(self._call, timeout), self._silences.waiting("bulk")),
             tokens_of=_tokens_of,
             pace=self._pace,
             limits=Limits(self._max_texts, self._max_tokens, self._concurrency),
@@ -105,30 +115,35 @@ class OpenAIEmbedder:
 
     def _side_by_side(self, batches: list[list[str]], deadline: Deadline) -> list[tuple[NDArray[np.float32], int]]:
         if len(batches) < 2:  # a question: no pool for one request
-            return [self._request(batch, deadline) for batch in batches]
+            return [self._admitted(batch, deadline) for batch in batches]
         with ThreadPoolExecutor(min(self._concurrency, len(batches))) as pool:
-            waiting = [pool.submit(self._request, batch, deadline) for batch in batches]
+            waiting = [pool.submit(self._admitted, batch, deadline) for batch in batches]
             try:
                 return [request.result() for request in waiting]
             finally:
                 for request in waiting:  # after a failure nothing more is paid for
                     request.cancel()
 
-    def _request(self, texts: list[str], deadline: Deadline) -> tuple[NDArray[np.float32], int]:
-        # base64, read raw: decoding through the client's objects costs twice the CPU, as floats fifty times.
-        request = self._client.embeddings.with_streaming_response.create
+    def _admitted(self, texts: list[str], deadline: Deadline) -> tuple[NDArray[np.float32], int]:
+        with self._upstream.call(tokens=sum(map(_tokens_of, texts))) as call:
+            vectors, tokens, headers = self._request(texts, deadline, self._silences.waiting("question"))
+            if tokens:  # some services don't say: then what was reserved counts
+                call.used(tokens)
+            call.seen(headers)
+        return vectors, tokens
+
+    def _request(self, texts: list[str], deadline: Deadline, waiting: Waiting) -> Reply:
+        # As floats they would take fifty times the CPU.
+        body: dict[str, Any] = {"model": self._model, "input": texts, "encoding_format": "base64"}
+        if self._asked is not None:
+            body["dimensions"] = self._asked
         with (
             translating(self._call),
-            request(
-                model=self._model,
-                input=texts,
-                dimensions=openai.omit if self._asked is None else self._asked,
-                encoding_format="base64",
-                timeout=time_limits(self._client, deadline),
-            ) as reply,
+            deadline.over(Line(), waiting) as timer,
+            posted(self._client, _PATH, body, timer) as reply,
         ):
-            body = read_json(reply.http_response, deadline)
-        return self._checked(_decoded(body, len(texts), self._call)), _tokens(body)
+            found = read_json(reply, timer)
+        return self._checked(_decoded(found, len(texts), self._call)), _tokens(found, self._call), reply.headers
 
     def _checked(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         found = vectors.shape[1]
@@ -199,6 +214,9 @@ def _vector(sent: str | list[float]) -> Vector:
     return np.asarray(sent, dtype=np.float32)  # some compatible services know no base64
 
 
-def _tokens(body: Any) -> int:
-    usage = body.get("usage") or {}
-    return int(usage.get("prompt_tokens") or usage.get("total_tokens") or 0)
+def _tokens(body: Any, call: Call) -> int:
+    try:
+        usage = body.get("usage") or {}
+        return int(usage.get("prompt_tokens") or usage.get("total_tokens") or 0)
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        raise broken_reply(call, "a usage of an unknown form") from None

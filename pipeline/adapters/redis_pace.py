@@ -6,12 +6,12 @@ import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
 import redis
-import structlog
 
+from pipeline.adapters.redis_board import Board
 from pipeline.gate import Gate, LocalGateStore
 
 T = TypeVar("T")
@@ -24,58 +24,83 @@ return 1
 _TRIES = 50
 _PAUSE = 0.001
 _KEPT_SECONDS = 300.0
-_WITHOUT_REDIS = 5.0
+_FIELDS = frozenset(field.name for field in fields(Gate))
 
-_log = structlog.get_logger(__name__)
+
+class _Contended(Exception):
+    """Others changed it all the time."""
 
 
 class RedisGateStore:
     """The gate of one service and model. While Redis is down, this process has a gate of its own."""
 
-    def __init__(self, client: redis.Redis, *, namespace: str, upstream: str, model: str) -> None:
-        """The key is ``<namespace>:pace:<upstream>:<model>`` and goes away by itself."""
+    def __init__(
+        self, client: redis.Redis, *, namespace: str, upstream: str, model: str, board: Board | None = None
+    ) -> None:
+        """The key is ``<namespace>:pace:<upstream>:<model>`` and goes away by itself; ``board`` is the process's."""
+        self.key = gate_key(namespace, upstream, model)
         self._client = client
-        self._key = f"{namespace}:pace:{upstream}:{model}"
+        self._board = board or Board(client, namespace=namespace)
         self._swap = client.register_script(_SWAP)
         self._own = LocalGateStore()
-        self._own_until = 0.0
+        self._decoded = (b"", Gate())
 
     def change(self, transition: Callable[[Gate, float], tuple[Gate, T]]) -> T:
         """See :class:`pipeline.gate.GateStore`."""
-        if time.monotonic() >= self._own_until:
+        if self._board.is_shared:
             try:
                 return self._shared(transition)
+            except _Contended:
+                pass  # Redis is there, and the others see to the gate
             except (redis.RedisError, OSError) as error:
-                self._own_until = time.monotonic() + _WITHOUT_REDIS  # not every request is to wait for its time limit
-                _log.warning("pace is not shared", error=type(error).__name__, seconds=_WITHOUT_REDIS)
+                self._board.failed(error)
         return self._own.change(transition)
+
+    def look(self, max_age: float) -> tuple[Gate, float]:
+        """See :class:`pipeline.gate.GateStore`."""
+        raw = self._board.get(self.key, max_age)
+        if not self._board.is_shared:
+            return self._own.look(max_age)
+        if raw != self._decoded[0]:
+            self._decoded = (raw, decoded(raw))
+        return self._decoded[1], self._board.now
 
     def _shared(self, transition: Callable[[Gate, float], tuple[Gate, T]]) -> T:
         for tries in range(_TRIES):
             if tries:
                 time.sleep(random.uniform(0, tries * _PAUSE))
             raw, now = self._read()
-            before = _decoded(raw)
+            before = decoded(raw)
             after, found = transition(before, now)
             if after == before or self._swapped(raw, after, now):
                 return found
-        raise redis.RedisError("changed by others all the time")
+        raise _Contended
 
     def _read(self) -> tuple[bytes, float]:
         with self._client.pipeline(transaction=False) as pipe:
-            pipe.get(self._key)
+            pipe.get(self.key)
             pipe.time()
             raw, (seconds, microseconds) = pipe.execute()
+        self._board.put(self.key, raw or b"")
         return raw or b"", seconds + microseconds / 1e6
 
     def _swapped(self, raw: bytes, gate: Gate, now: float) -> bool:
-        kept = max(0.0, gate.closed_until - now) + _KEPT_SECONDS
-        answer: Any = self._swap(keys=[self._key], args=[raw, json.dumps(asdict(gate)), int(kept * 1000)])
+        kept = gate.shut_for(now) + _KEPT_SECONDS
+        after = json.dumps(asdict(gate)).encode()
+        answer: Any = self._swap(keys=[self.key], args=[raw, after, int(kept * 1000)])
+        if answer:
+            self._board.put(self.key, after)
         return bool(answer)
 
 
-def _decoded(raw: bytes) -> Gate:
+def gate_key(namespace: str, upstream: str, model: str) -> str:
+    """Where a gate is kept."""
+    return f"{namespace}:pace:{upstream}:{model}"
+
+
+def decoded(raw: bytes) -> Gate:
+    """A gate as it lies in Redis, without what only a newer release knows of; a new one for what can't be read."""
     try:
-        return Gate(**json.loads(raw)) if raw else Gate()
-    except (ValueError, TypeError):
-        return Gate()  # written by another version
+        return Gate(**{name: value for name, value in json.loads(raw).items() if name in _FIELDS}) if raw else Gate()
+    except (ValueError, TypeError, AttributeError):
+        return Gate()

@@ -24,13 +24,24 @@ class KnowledgeBases(Protocol):
         """The knowledge base of that name; raises NotFound."""
 
 
-def guard(state: AskState, *, knowledge_bases: KnowledgeBases, settings: Settings) -> AskState:
-    """Refuse what can't be answered before it costs anything, and flag what looks like prompt injection."""
+class Budget(Protocol):
+    """What tenants may spend."""
+
+    def check(self, tenant: str) -> None:
+        """Raise BudgetSpent where the tenant may spend no more today."""
+
+
+def guard(
+    state: AskState, *, knowledge_bases: KnowledgeBases, settings: Settings, budget: Budget | None = None
+) -> AskState:
+    """Refuse what can't be answered, or paid, before it costs anything, and flag what looks like prompt injection."""
     text = check_text(state.question.text, max_chars=settings.max_question_chars)
     kb = knowledge_bases.find(state.question.tenant, state.question.kb)
     require_match(kb, settings)
     if kb.chunks == 0:
         raise EmptyKnowledgeBase(f"Knowledge base {kb.name!r} is empty.")
+    if budget is not None:
+        budget.check(state.question.tenant)
     question = state.question.model_copy(update={"text": text})
     return state.but(question=question, kb=kb, flags=find_injections(text, "question"))
 

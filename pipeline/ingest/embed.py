@@ -37,8 +37,10 @@ def embed(
     embedder: Embedder,
     timeout: float,
     go_on: Callable[[], bool],
+    paid: Callable[[int], None] = lambda _tokens: None,
 ) -> BatchOutcome:
-    """Embed what no worker has embedded yet; while it goes on ``go_on`` is asked: raises Cancelled.
+    """Embed what no worker has embedded yet; while it goes on ``go_on`` is asked: raises Cancelled. ``paid`` is told of
+    the tokens that each request cost.
 
     The vectors go to the cache in Postgres, not into a message: a redelivered upsert finds them there. They go there as
     they come, so a failure throws away nothing that was paid for.
@@ -52,6 +54,7 @@ def embed(
             _require_size(part.vectors, run)
             place = slice(part.first, part.first + len(part.vectors))
             cache.save(run.kb.vector_space, dict(zip(missing[place], part.vectors, strict=True)))
+            paid(part.tokens)
             left -= len(part.vectors)
             if left and not go_on():
                 raise Cancelled("The run is over.")

@@ -17,7 +17,8 @@ from pipeline.ingest.repair import catch_up
 from pipeline.ingest.upsert import upsert
 from pipeline.ingest.writing import VectorsMissing
 from pipeline.matching import require_match
-from pipeline.types import Batch, BatchOutcome, IndexRef, IngestStage, Lease, Run, RunItem
+from pipeline.prices import cost
+from pipeline.types import Batch, BatchOutcome, IndexRef, IngestStage, KnowledgeBase, Lease, Run, RunItem
 from pipeline.wiring import Parts
 
 STAGES: tuple[IngestStage, ...] = ("parse", "chunk", "embed", "upsert")
@@ -176,8 +177,15 @@ def _embed_for(index: IndexRef, items: Sequence[RunItem], run: Run, parts: Parts
         embedder=parts.embedder_for(kb),
         timeout=parts.settings.embed_timeout,
         go_on=lambda: _is_running(run.id, parts),
+        paid=lambda tokens: _pay(kb, tokens, parts),
     )
     return outcome.embedded
+
+
+def _pay(kb: KnowledgeBase, tokens: int, parts: Parts) -> None:
+    if parts.budget is not None and tokens:
+        usd = cost(kb.embedding_model, tokens, 0, parts.settings.prices)
+        parts.budget.spend(kb.tenant, usd, tokens, on_record=False)
 
 
 def _upsert(items: Sequence[RunItem], run: Run, parts: Parts) -> BatchOutcome:

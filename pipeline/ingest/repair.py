@@ -66,6 +66,9 @@ class KnowledgeBases(Protocol):
     def refresh_size(self, kb_id: str) -> None:
         """Count its chunks anew."""
 
+    def changed(self, kb_id: str) -> None:
+        """Count a change of what a question can find."""
+
 
 class Repaired(Value):
     """What was done: chunks ``written`` to and ``deleted`` from the store, texts ``embedded``, documents ``recounted``
@@ -100,13 +103,18 @@ def repair(
     ``timeout`` is for each page of the store. An error ends it: a store that doesn't answer is never taken for empty.
     """
     work = _Repair(kb, ledger, store, cache, embedder, timeout, embed_timeout, on_progress)
-    work.put_chunks_right()
-    work.put_documents_right()
-    work.forget_leftovers()  # after documents: what is withdrawn leaves a generation
-    knowledge_bases.refresh_size(kb.id)
-    mended = bool(store.faults(kb.index, timeout=timeout))
-    if mended:
-        store.mend(kb.index, timeout=timeout)
+    mended = False
+    try:
+        work.put_chunks_right()
+        work.put_documents_right()
+        work.forget_leftovers()  # after documents: what is withdrawn leaves a generation
+        knowledge_bases.refresh_size(kb.id)
+        mended = bool(store.faults(kb.index, timeout=timeout))
+        if mended:
+            store.mend(kb.index, timeout=timeout)
+    finally:
+        if mended or work.done:
+            knowledge_bases.changed(kb.id)
     return Repaired(mended=mended, **work.done)
 
 

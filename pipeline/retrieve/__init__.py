@@ -1,1 +1,1 @@
-"""Finding evidence: embed, search, enrich, rerank."""
+"""Finding evidence: transform, embed, search, enrich, rerank."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pipeline.retrieve.fuse import defaults_of
-from pipeline.types import AskState, Passage
+from pipeline.types import AskState, Passage, ScoredChunk
 
 # A reranker sees this many times top_k, so that it has something to choose from.
 RERANK_DEPTH = 4
@@ -31,12 +31,19 @@ def enrich(state: AskState, *, passages: LivePassages, min_score: float | None, 
     model = defaults_of(state.kb.embedding_model).min_score
     threshold = asked if asked is not None else min_score if min_score is not None else model
     good = [hit for hit in state.hits if hit.score >= threshold]
-    places = passages.live(state.kb.id, [hit.chunk_id for hit in good]) if good else {}
-    found = tuple(
-        places[hit.chunk_id].model_copy(
-            update={"score": hit.score, "vector_score": hit.vector_score, "keyword_score": hit.keyword_score}
-        )
-        for hit in good
-        if hit.chunk_id in places
-    )
-    return state.but(hits=(), passages=found[: depth * state.question.options.top_k])
+    return state.but(hits=(), passages=_live(good, state.kb.id, passages, depth * state.question.options.top_k))
+
+
+def _live(hits: Sequence[ScoredChunk], kb_id: str, passages: LivePassages, wanted: int) -> tuple[Passage, ...]:
+    """The first ``wanted`` that are live. Nearly all are, so twice as many are looked up, and the rest if need be."""
+    found: list[Passage] = []
+    for some in (hits[: 2 * wanted], hits[2 * wanted :]):
+        if some and len(found) < wanted:
+            places = passages.live(kb_id, [hit.chunk_id for hit in some])
+            found += [_placed(places[hit.chunk_id], hit) for hit in some if hit.chunk_id in places]
+    return tuple(found[:wanted])
+
+
+def _placed(place: Passage, hit: ScoredChunk) -> Passage:
+    scores = {"score": hit.score, "vector_score": hit.vector_score, "keyword_score": hit.keyword_score}
+    return place.model_copy(update=scores)

@@ -17,8 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from pipeline.types import Fusion, Hit, ScoredChunk
+
+# Minus the score, the chunk, and the score of each branch: the order is that of the first two.
+_Ranked = tuple[float, str, float | None, float | None]
 
 _RARE_WORDS = 1.5
 _RRF_K = 60
@@ -52,7 +56,10 @@ def fuse(
         found = _by_rank(vector, keyword, alpha)
     else:
         found = _by_score(vector, keyword, alpha, limit, half_score(chunks))
-    return tuple(sorted(found, key=lambda chunk: (-chunk.score, chunk.chunk_id))[:limit])
+    return tuple(
+        ScoredChunk(chunk_id=chunk_id, score=-below, vector_score=cosine, keyword_score=rank)
+        for below, chunk_id, cosine, rank in sorted(found, key=itemgetter(0, 1))[:limit]
+    )
 
 
 def half_score(chunks: int) -> float:
@@ -60,35 +67,32 @@ def half_score(chunks: int) -> float:
     return _RARE_WORDS * math.log1p((max(chunks, 1) - 0.5) / 1.5)
 
 
-def _by_score(
-    vector: Sequence[Hit], keyword: Sequence[Hit], alpha: float, limit: int, half: float
-) -> list[ScoredChunk]:
+def _by_score(vector: Sequence[Hit], keyword: Sequence[Hit], alpha: float, limit: int, half: float) -> list[_Ranked]:
     cosines, ranks = _scores(vector), _scores(keyword)
     far, rare = _unseen(vector, limit), _unseen(keyword, limit)
     return [
-        ScoredChunk(
-            chunk_id=chunk_id,
-            score=alpha * max(cosines.get(chunk_id, far), 0.0)
-            + (1 - alpha) * _saturate(ranks.get(chunk_id, rare), half),
-            vector_score=cosines.get(chunk_id),
-            keyword_score=ranks.get(chunk_id),
+        (
+            -(alpha * max(cosines.get(chunk_id, far), 0.0) + (1 - alpha) * _saturate(ranks.get(chunk_id, rare), half)),
+            chunk_id,
+            cosines.get(chunk_id),
+            ranks.get(chunk_id),
         )
         for chunk_id in {**cosines, **ranks}
     ]
 
 
-def _by_rank(vector: Sequence[Hit], keyword: Sequence[Hit], alpha: float) -> list[ScoredChunk]:
+def _by_rank(vector: Sequence[Hit], keyword: Sequence[Hit], alpha: float) -> list[_Ranked]:
     cosines, ranks = _scores(vector), _scores(keyword)
     places = [
         (weight, {hit.chunk_id: place for place, hit in enumerate(branch, start=1)})
         for weight, branch in ((alpha, vector), (1 - alpha, keyword))
     ]
     return [
-        ScoredChunk(
-            chunk_id=chunk_id,
-            score=(_RRF_K + 1) * sum(w / (_RRF_K + place[chunk_id]) for w, place in places if chunk_id in place),
-            vector_score=cosines.get(chunk_id),
-            keyword_score=ranks.get(chunk_id),
+        (
+            -(_RRF_K + 1) * sum(w / (_RRF_K + place[chunk_id]) for w, place in places if chunk_id in place),
+            chunk_id,
+            cosines.get(chunk_id),
+            ranks.get(chunk_id),
         )
         for chunk_id in {**cosines, **ranks}
     ]

@@ -13,5 +13,5 @@ def rerank(state: AskState, *, reranker: Reranker | None, texts: PassageTexts, t
     if reranker is None or state.kb is None or len(state.passages) < 2:
         return state.but(passages=state.passages[:top_k])
     full = read(state.passages, state.kb.id, texts=texts)
-    ranked = reranker.rerank(state.question.text, full, timeout=timeout)
+    ranked = reranker.rerank(state.search_text, full, timeout=timeout)
     return state.but(passages=tuple(p.model_copy(update={"text": ""}) for p in ranked[:top_k]))

@@ -39,9 +39,12 @@ def stacks() -> Iterator[Stacks]:
     """Both stacks, started side by side."""
     standin = StandInProcess()
     # Below 50 MB, so that a file of that size is refused and not worked on for minutes.
-    offline = LiveStack(CELERIAC_MAX_SOURCE_BYTES="20000000")
-    soon = {"CELERIAC_HEARTBEAT_TTL": "4", "CELERIAC_SWEEP_EVERY": "1"}  # what a killed worker held is delivered again
-    served = LiveStack(OPENAI_BASE_URL=standin.url, OPENAI_API_KEY=KEY, CELERIAC_EMBED_TIMEOUT="4", **soon)
+    offline = LiveStack(CELERIAC_MAX_SOURCE_BYTES="20000000", CELERIAC_CACHE="false")
+    # What a killed worker held is delivered again; what was asked before is asked again.
+    soon = {"CELERIAC_HEARTBEAT_TTL": "4", "CELERIAC_SWEEP_EVERY": "1", "CELERIAC_CACHE": "false"}
+    # Or what workers have seen in one test decides what they do in the next.
+    patient = {"CELERIAC_SILENCE_LEAST": "15"}
+    served = LiveStack(OPENAI_BASE_URL=standin.url, OPENAI_API_KEY=KEY, CELERIAC_EMBED_TIMEOUT="4", **soon, **patient)
     with ThreadPoolExecutor(2) as pool:
         try:
             list(pool.map(LiveStack.start, (offline, served)))
@@ -68,10 +71,11 @@ def served(stacks: Stacks) -> LiveStack:
 
 @pytest.fixture
 def standin(stacks: Stacks) -> Iterator[StandInProcess]:
-    """The stand-in of ``served``, without faults before and after."""
+    """The stand-in of ``served``, without faults before and after, and with workers that hold nothing against it."""
     stacks.standin.reset()
     yield stacks.standin
     stacks.standin.reset()
+    stacks.served.forget_refusals()
 
 
 @pytest.fixture(scope="session")

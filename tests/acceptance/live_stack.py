@@ -68,6 +68,13 @@ class LiveStack:
         """A client of its Redis."""
         return redis.Redis.from_url(self.environment["REDIS_URL"], decode_responses=True)
 
+    def forget_refusals(self) -> None:
+        """Open the gates before all services, as if they had never refused or failed."""
+        redis = self.redis()
+        for pattern in ("*:pace:*", "*:told:*"):
+            for key in redis.scan_iter(pattern):
+                redis.delete(key)
+
     def logs(self) -> str:
         """All logs."""
         return "\n".join(log.read_text(errors="replace") for log in sorted((self.home / "logs").iterdir()))

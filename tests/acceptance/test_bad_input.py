@@ -30,12 +30,13 @@ COMMANDS: list[tuple[tuple[str | bytes, ...], str]] = [
     (("ask", "hi", "--kb", "no-such"), "no knowledge base 'no-such'"),
     (("ask", "hi", "--kb", "k" * 5000), "no knowledge base 'kkk"),
     (("ask", "hi", "--kb", b"\xff"), "not UTF-8"),
+    (("ask", "hi", "--local", "--detach"), "exclude each other"),
     (("ask",), "Missing argument"),
     (("ask", "hi", "--bogus"), "No such option: --bogus"),
     (("ask", "hi", "--top-k", "0"), "--top-k"),
     (("ask", "hi", "--fusion", "magic"), "scores or rrf"),
     (("bogus",), "No such command 'bogus'"),
-    (("result", "x"), "not an id"),
+    (("result", "x"), "no id of a question"),
     (("result", "00000000-0000-4000-8000-000000000000"), "no question"),
     (("ingest", "/no/such/path", "--kb", "never-made"), "No such file"),
     (("ingest", "/dev/null"), "not a regular file"),
@@ -45,6 +46,8 @@ COMMANDS: list[tuple[tuple[str | bytes, ...], str]] = [
     (("docs", "show", b"\xff"), "not UTF-8"),
     (("docs", "delete", "no-such", "--yes"), "no document 'no-such'"),
     (("docs", "list", "--status", "odd"), "--status 'odd'"),
+    (("kb", "delete", "default"), "Give --yes: there is no terminal to ask at."),
+    (("dead", "drop", "--all"), "Give --yes: there is no terminal to ask at."),
     (("up",), "is up already"),
 ]
 

@@ -14,7 +14,7 @@ from tests.acceptance.live_stack import LiveStack
 from tests.command_line import Outcome
 from tests.pdf_file import pdf
 
-STAGES = ["guard", "embed", "search", "enrich", "rerank", "generate", "record"]
+STAGES = ["guard", "embed", "search", "enrich", "generate", "record"]
 
 
 @pytest.fixture(scope="module")

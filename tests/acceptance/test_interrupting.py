@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,22 +17,59 @@ from tests.acceptance.live_stack import LiveStack, wait_until
 from tests.standin.fixture import StandInProcess
 
 STOPPED = 130
+CANCELLED = 4
 ID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
 
 
-def test_leaving_a_question_tells_its_id_and_the_answer_comes_all_the_same(
+def test_leaving_a_question_cancels_it_and_tells_how_to_leave_one_running(
     served_filled: LiveStack, standin: StandInProcess, corpus: Corpus
 ) -> None:
-    standin.configure(first_token=1.5)
-    asking = served_filled.cli.start("ask", corpus.questions[4])
-    standin.wait_for(lambda seen: seen["streams_open"] == 1)
-    status, _, err = _interrupted(asking)
-    assert status == STOPPED
+    standin.configure(chunks=500, stream_seconds=50)
+    asking = served_filled.cli.start("ask", corpus.questions[4], "--json")
+    standin.wait_for(lambda seen: seen["streams_open"] == 1, 30)
+    status, out, err = _interrupted(asking)
+    assert (status, out) == (STOPPED, "")
     (line,) = [line for line in err.splitlines() if line.strip()]
+    assert "ask --detach" in line
     found = ID.search(line)
     assert found is not None
-    assert served_filled.settles()
-    assert served_filled.cli("result", found[0], "--json").json["citations"]
+    standin.wait_for(lambda seen: len(seen["closed_early"]) == 1, 1)
+    assert served_filled.question(corpus.questions[4])["status"] == "cancelled"
+    assert "was cancelled" in served_filled.cli("result", found[0]).error(CANCELLED)
+
+
+@pytest.mark.parametrize(
+    "command", [("ask", "Who leaves so soon?"), ("ask", "Who leaves so soon?", "--local"), ("status",)]
+)
+def test_leaving_before_anything_has_begun_says_nothing(
+    served_filled: LiveStack, standin: StandInProcess, command: tuple[str, ...]
+) -> None:
+    """Whenever it comes: while modules are imported there is nothing to end in good order."""
+    standin.configure(first_token=50)
+    for delay in (0.1, 0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.2):
+        begun = served_filled.cli.start(*command)
+        time.sleep(delay)
+        status, out, err = _interrupted(begun)
+        seen = (delay, status, out, err)
+        if err.startswith("Fatal Python error: init_import_site"):
+            continue  # it came before Python itself was there, let alone anything of ours
+        assert status == STOPPED or ("ask" not in command and status in (0, -signal.SIGINT)), seen  # it was over
+        assert err == "" or err.startswith(("\nCancelled question", "\nIt was over already")), seen
+        assert delay > 0.3 or (status, out, err) == (STOPPED, "", ""), seen
+    assert served_filled.sql("SELECT 1 FROM questions WHERE question = %s AND status <> 'cancelled'", command[-1]) == []
+
+
+def test_leaving_a_question_asked_without_a_broker_cancels_it_too(
+    served_filled: LiveStack, standin: StandInProcess, corpus: Corpus
+) -> None:
+    standin.configure(first_token=50)
+    asking = served_filled.cli.start("ask", corpus.questions[5], "--local")
+    standin.wait_for(lambda seen: seen["streams_open"] == 1, 30)
+    status, _, err = _interrupted(asking)
+    assert status == STOPPED
+    assert "Traceback" not in err
+    standin.wait_for(lambda seen: len(seen["closed_early"]) == 1, 1)
+    assert served_filled.question(corpus.questions[5])["status"] == "cancelled"
 
 
 def test_leaving_an_ingest_cancels_the_run(served: LiveStack, standin: StandInProcess, tmp_path: Path) -> None:

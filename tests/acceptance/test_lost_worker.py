@@ -15,7 +15,7 @@ from tests.standin.fixture import StandInProcess
 
 COUNT = 50
 WITHIN = 60.0
-LATENCY = 1.5
+LATENCY = 4.0
 
 ASK_MANY = """
 import json, sys
@@ -46,10 +46,10 @@ def test_all_questions_of_a_killed_worker_are_answered_once(
     assert {(row["status"], row["outcome"]) for row in rows} == {("done", "answered")}
     stages = served_filled.sql(
         "SELECT question_id, count(*) AS n, count(DISTINCT stage) AS kinds FROM stage_timings "
-        "WHERE question_id = ANY(%s::uuid[]) GROUP BY question_id",
+        "WHERE question_id = ANY(%s::uuid[]) AND error = '' GROUP BY question_id",
         ids,
     )
-    assert [(row["n"], row["kinds"]) for row in stages] == [(7, 7)] * COUNT
+    assert [(row["n"], row["kinds"]) for row in stages] == [(6, 6)] * COUNT  # nothing reranks
     for outcome in served_filled.cli.at_once([("result", question, "--json") for question in ids[:2]]):
         assert outcome.json["citations"]
     assert wait_until(lambda: _is_back(served_filled, victim.pid), 30), "the supervisor starts it again"

@@ -29,6 +29,7 @@ from typing import Any
 
 from pipeline.errors import CeleriacError
 from tests.benchmarks import corpus, runs, servers
+from tests.benchmarks.choices import choices, numbers
 from tests.benchmarks.report import table
 from tests.benchmarks.runs import Failed
 
@@ -70,33 +71,19 @@ def _fill(report: Report, arguments: argparse.Namespace) -> bool:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", type=_choices(PARTS), default=PARTS, help="of api,bulk,twin,memory,scale")
-    parser.add_argument("--stores", type=_choices(STORES), default=STORES, help="of pgvector,weaviate")
+    parser.add_argument("--parts", type=choices(PARTS), default=PARTS, help="of api,bulk,twin,memory,scale")
+    parser.add_argument("--stores", type=choices(STORES), default=STORES, help="of pgvector,weaviate")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--passages", type=int, default=50_000, help="of bulk and twin")
     parser.add_argument("--rounds", type=int, default=1, help="of bulk and twin, in turn")
     parser.add_argument("--api-documents", type=int, default=1_458)
     parser.add_argument("--api-ms", type=float, default=300, help="latency of an embedding call")
-    parser.add_argument("--memory-documents", type=_numbers, default=(10_000, 100_000), metavar="FEW,MANY")
+    parser.add_argument("--memory-documents", type=numbers, default=(10_000, 100_000), metavar="FEW,MANY")
     parser.add_argument("--scale-passages", type=int, default=20_000)
     parser.add_argument("--twin-processes", type=int, default=0, help="processes that cut and embed; 0: threads")
     parser.add_argument("--limit", type=float, default=1_200, help="seconds that one ingest may take")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()
-
-
-def _choices(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
-    def parse(value: str) -> tuple[str, ...]:
-        chosen = tuple(value.split(","))
-        if unknown := set(chosen) - set(known):
-            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))} is none of {', '.join(known)}")
-        return chosen
-
-    return parse
-
-
-def _numbers(value: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in value.split(","))
 
 
 def _runs(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Callable[[], Report]]]:

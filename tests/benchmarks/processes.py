@@ -28,6 +28,11 @@ class Usage(NamedTuple):
     redis_mb: float
     busy: float
 
+    @property
+    def others(self) -> float:
+        """Share of the processors that programs outside of the benchmark used: times are longer by as much."""
+        return round(max(0.0, self.busy - sum(self.cpu.values()) / (self.seconds * (os.cpu_count() or 1))), 3)
+
 
 class Watch:
     """Watches process trees by name while it is entered; a name's number ("ingest-2") is left out of its kind.
@@ -122,9 +127,9 @@ def _tree_memory(kind: str, pid: int) -> Iterator[tuple[str, float]]:
 
 
 def _descendants(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
+    found: list[int] = []
+    with contextlib.suppress(OSError):  # it has just ended
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
             found += [int(child) for child in task.read_text().split()]
     return found + [grandchild for child in found for grandchild in _descendants(child)]
 

@@ -20,7 +20,7 @@ def _lines(report: Report) -> Iterator[str]:
             continue
         yield f"\n{name} ({part['part_seconds']} s in all)"
         if "error" in part:
-            yield _line("failed", part["error"])
+            yield line("failed", part["error"])
         elif name.startswith("api"):
             yield from _api(part, report["targets"])
         elif name.startswith("bulk"):
@@ -32,11 +32,11 @@ def _lines(report: Report) -> Iterator[str]:
 
 
 def _api(part: Report, targets: dict[str, float]) -> Iterator[str]:
-    yield _line(f"{part['documents']:,} documents, {part['ms_per_call']:g} ms a call", "")
+    yield line(f"{part['documents']:,} documents, {part['ms_per_call']:g} ms a call", "")
     yield _against("seconds, submit to finalized", part["seconds"], targets["api_seconds"])
-    yield _line("embedding calls", f"{part['calls']} with {part['texts']:,} texts, {part['calls_at_once']} at once")
-    yield _line("processors", _busy(part))
-    yield _line("    seconds by process", _amounts(part["cpu_by_process"]))
+    yield line("embedding calls", f"{part['calls']} with {part['texts']:,} texts, {part['calls_at_once']} at once")
+    yield line("processors", _busy(part))
+    yield line("    seconds by process", amounts(part["cpu_by_process"]))
 
 
 def _bulk(part: Report, targets: dict[str, float]) -> Iterator[str]:
@@ -44,48 +44,50 @@ def _bulk(part: Report, targets: dict[str, float]) -> Iterator[str]:
         yield from _round(pair, targets)
     if "wall_ratio" in part:
         yield _against("Celeriac's time over its twin's", part["wall_ratio"], targets["wall_ratio"])
-        yield _line("Celeriac's processor time over its", f"{part['cpu_ratio']}")
+        yield line("Celeriac's processor time over its", f"{part['cpu_ratio']}")
 
 
 def _round(pair: dict[str, Report], targets: dict[str, float]) -> Iterator[str]:
     for who, run in pair.items():
         rate = f"{run['passages']:,} in {run['seconds']} s, {run['passages_per_second']:,} a second"
-        yield _line(f"{who}: passages", rate)
-        yield _line("    processor ms a passage", f"{run['cpu_ms_per_passage']}; processors {_busy(run)}")
-        yield _line("    seconds by process", _amounts(run["cpu_by_process"]))
+        yield line(f"{who}: passages", rate)
+        yield line("    processor ms a passage", f"{run['cpu_ms_per_passage']}; processors {_busy(run)}")
+        yield line("    seconds by process", amounts(run["cpu_by_process"]))
         if who == "celeriac":
-            yield _line("    seconds by work", _amounts(run["cpu_by_work"]))
+            yield line("    seconds by work", amounts(run["cpu_by_work"]))
             yield _against("    all but model and store", run["overhead_share"], targets["overhead_share"])
-            yield _line("    the same without documents", f"{run['bookkeeping_share']}  (reading and cutting left out)")
-            yield _line("    neither model nor store at work", f"{run['idle_share']} of the time")
+            yield line("    the same without documents", f"{run['bookkeeping_share']}  (reading and cutting left out)")
+            yield line("    neither model nor store at work", f"{run['idle_share']} of the time")
 
 
 def _memory(part: Report) -> Iterator[str]:
-    yield _line("peak MB at documents", " → ".join(f"{documents:,}" for documents in part["documents"]))
+    yield line("peak MB at documents", " → ".join(f"{documents:,}" for documents in part["documents"]))
     for kind, peaks in part["peak_mb"].items():
         ratio = part["ratio"].get(kind)
-        yield _line(f"    {kind}", " → ".join(f"{mb:g}" for mb in peaks) + (f"   × {ratio}" if ratio else ""))
+        yield line(f"    {kind}", " → ".join(f"{mb:g}" for mb in peaks) + (f"   × {ratio}" if ratio else ""))
 
 
 def _scale(part: Report) -> Iterator[str]:
     for workers in ("1", "2"):
         run = part[workers]
-        yield _line(f"{workers} worker{'s' * (workers > '1')}", f"{run['seconds']} s, processors {_busy(run)}")
-        yield _line("    seconds by process", _amounts(run["cpu_by_process"]))
-    yield _line("time of one over time of two", part["time_ratio"])
+        yield line(f"{workers} worker{'s' * (workers > '1')}", f"{run['seconds']} s, processors {_busy(run)}")
+        yield line("    seconds by process", amounts(run["cpu_by_process"]))
+    yield line("time of one over time of two", part["time_ratio"])
 
 
 def _against(name: str, value: float, target: float) -> str:
-    return _line(name, f"{value}  (target: at most {target:g}, {'met' if value <= target else 'MISSED'})")
+    return line(name, f"{value}  (target: at most {target:g}, {'met' if value <= target else 'MISSED'})")
 
 
 def _busy(run: Report) -> str:
     return f"busy {run['busy']:.0%}, by other programs {run['others']:.0%}"
 
 
-def _line(name: str, value: Any) -> str:
+def line(name: str, value: Any) -> str:
+    """A figure and its name."""
     return f"  {name:<{_WIDTH}} {value}".rstrip()
 
 
-def _amounts(found: dict[str, float]) -> str:
+def amounts(found: dict[str, float]) -> str:
+    """Several figures of a kind, the largest first."""
     return ", ".join(f"{kind} {seconds:g}" for kind, seconds in sorted(found.items(), key=lambda one: -one[1]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -17,14 +16,13 @@ import psycopg
 
 from tests.benchmarks import corpus
 from tests.benchmarks.corpus import Corpus
-from tests.benchmarks.processes import Usage, Watch, cpu_of
-from tests.benchmarks.servers import STORE_CONNECTIONS, MeasuredStack
+from tests.benchmarks.processes import Usage, Watch
+from tests.benchmarks.servers import MeasuredStack
 from tests.command_line import ROOT
 
 WARM_UP_DOCUMENTS = 600
 WARM_UP_LIMIT = 120.0
 
-_STORE_BACKENDS = "SELECT pid FROM pg_stat_activity WHERE application_name = %s"
 _TIMES = """
 SELECT extract(epoch FROM created_at)::float8, extract(epoch FROM finished_at)::float8 FROM runs WHERE id = %s
 """
@@ -68,14 +66,14 @@ def ingest(stack: MeasuredStack, file: Corpus, limit: float, **others: int) -> R
     ``others`` are further processes of the benchmark by name; their time is shown and is none of Celeriac's.
     """
     name = f"{file.path.stem}-{next(_numbers)}"
-    with Watch(_trees(stack) | others, stack.urls["REDIS_URL"]) as watch:
-        noted, store_cpu, client = _notes(stack), _store_cpu(stack), _children_cpu()
+    with Watch(stack.trees | others, stack.urls["REDIS_URL"]) as watch:
+        noted, store_cpu, client = _notes(stack), stack.store_cpu(), _children_cpu()
         say(f"   celeriac ingests {file.documents:,} documents")
         process = stack.manage.start("ingest", str(file.path), "--kb", name, "--json")
         watch.add("client", process.pid)
         summary = json.loads(_output(process, limit))
         used = watch.usage(client=round(_children_cpu() - client, 2))
-        noted, store_cpu = _since(noted, _notes(stack)), _store_cpu(stack) - store_cpu
+        noted, store_cpu = _since(noted, _notes(stack)), stack.store_cpu() - store_cpu
     if summary["status"] != "done" or summary["failed"]:
         raise Failed(f"The run ended {summary['status']} with {summary['failed']} failed: {summary['failures'][:1]}")
     begun, ended = _times(stack, summary["run"])
@@ -95,7 +93,7 @@ def ingest(stack: MeasuredStack, file: Corpus, limit: float, **others: int) -> R
         "bookkeeping_share": _share(split, leaving_out=(*_PAID, "reading", "chunking")),
         "idle_share": _idle(noted.calls, begun, ended),
         "busy": used.busy,
-        "others": _others(used),
+        "others": used.others,
         "peak_mb": used.peak_mb,
         "redis_mb": used.redis_mb,
     }
@@ -105,7 +103,7 @@ def ingest(stack: MeasuredStack, file: Corpus, limit: float, **others: int) -> R
 
 def twin(stack: MeasuredStack, file: Corpus, processes: int, limit: float) -> Report:
     """The plain program on the same servers; its processor time is its own and that of Postgres and Weaviate."""
-    servers = {name: pid for name, pid in _trees(stack).items() if name in ("postgres", "weaviate")}
+    servers = {name: pid for name, pid in stack.trees.items() if name in ("postgres", "weaviate")}
     command = [sys.executable, "-m", "tests.benchmarks.twin", str(file.path), "--processes", str(processes)]
     environment = {**stack.environment, **stack.urls}
     with Watch(servers, stack.urls["REDIS_URL"]) as watch:
@@ -127,7 +125,7 @@ def twin(stack: MeasuredStack, file: Corpus, processes: int, limit: float) -> Re
         "cpu_ms_per_passage": round(cpu * 1000 / found["passages"], 2),
         "cpu_by_process": used.cpu,
         "busy": used.busy,
-        "others": _others(used),
+        "others": used.others,
         "peak_mb": used.peak_mb,
     }
 
@@ -150,11 +148,6 @@ def _split(used: Usage, samples: Counter[str], store_cpu: float) -> dict[str, fl
 
 def _share(split: dict[str, float], leaving_out: Sequence[str]) -> float:
     return round(1 - sum(split[kind] for kind in leaving_out) / sum(split.values()), 3)
-
-
-def _others(used: Usage) -> float:
-    """Share of the machine's processors that programs outside of the benchmark used: times are slower by as much."""
-    return round(max(0.0, used.busy - sum(used.cpu.values()) / (used.seconds * (os.cpu_count() or 1))), 3)
 
 
 def _idle(calls: Iterable[tuple[str, float, float]], begun: float, ended: float) -> float:
@@ -181,19 +174,6 @@ def _output(process: subprocess.Popen[bytes], limit: float) -> bytes:
     return out
 
 
-def _trees(stack: MeasuredStack) -> dict[str, int]:
-    state = stack.state
-    trees = {name: process.pid for name, process in state.processes.items()}
-    trees |= {service.name: service.process.pid for service in state.services}
-    return trees | ({} if stack.store.pid is None else {"weaviate": stack.store.pid})
-
-
-def _store_cpu(stack: MeasuredStack) -> float:
-    with psycopg.connect(stack.urls["DATABASE_URL"]) as connection:
-        rows = connection.execute(_STORE_BACKENDS, [STORE_CONNECTIONS]).fetchall()
-    return cpu_of(frozenset(row[0] for row in rows))
-
-
 def _times(stack: MeasuredStack, run: str) -> tuple[float, float]:
     with psycopg.connect(stack.urls["DATABASE_URL"]) as connection:
         row = connection.execute(_TIMES, [run]).fetchone()
@@ -202,11 +182,8 @@ def _times(stack: MeasuredStack, run: str) -> tuple[float, float]:
 
 
 def _notes(stack: MeasuredStack) -> _Notes:
-    cpu: Counter[str] = Counter()
-    for file in stack.notes.glob("cpu-*.json"):
-        cpu.update(json.loads(file.read_text()))
     lines = [line for file in stack.notes.glob("calls-*.jsonl") for line in file.read_text().splitlines()]
-    return _Notes(cpu, [tuple(json.loads(line)) for line in lines])
+    return _Notes(stack.sampled(), [tuple(json.loads(line)) for line in lines])
 
 
 def _since(before: _Notes, after: _Notes) -> _Notes:

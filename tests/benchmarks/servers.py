@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import psycopg
 
 from deploy.local.detached import spawn_detached
 from deploy.local.stack import down
 from deploy.local.state import StackState, read_state
 from tests import weaviate_server
+from tests.benchmarks.processes import cpu_of
 from tests.command_line import ROOT, CommandLine, Outcome
 from tests.standin.fixture import StandInProcess
 
@@ -23,6 +28,9 @@ FOLDER = "BENCHMARK_FOLDER"
 """Variable that names the folder where workers note what they spent (see timers.py)."""
 STORE_CONNECTIONS = "celeriac-store"
 """The application_name of the connections that pgvector has to itself there."""
+
+
+_STORE_BACKENDS = "SELECT pid FROM pg_stat_activity WHERE application_name = %s"
 
 
 class Store(NamedTuple):
@@ -72,7 +80,7 @@ def vector_store(name: str) -> Iterator[Store]:
 
 
 class MeasuredStack:
-    """A stack whose ingest and parse workers note what they spend, without Flower."""
+    """A stack whose workers note what they spend, without Flower."""
 
     def __init__(self, home: Path, store: Store, environment: Mapping[str, str]) -> None:
         """Not started yet."""
@@ -104,6 +112,26 @@ class MeasuredStack:
     def urls(self) -> dict[str, str]:
         """REDIS_URL and DATABASE_URL."""
         return self.state.environment
+
+    @property
+    def trees(self) -> dict[str, int]:
+        """Its processes, services and vector store by name."""
+        trees = {name: process.pid for name, process in self.state.processes.items()}
+        trees |= {service.name: service.process.pid for service in self.state.services}
+        return trees | ({} if self.store.pid is None else {"weaviate": self.store.pid})
+
+    def store_cpu(self) -> float:
+        """Seconds of processor time that Postgres has used for the vector store's connections there are."""
+        with psycopg.connect(self.urls["DATABASE_URL"]) as connection:
+            rows = connection.execute(_STORE_BACKENDS, [STORE_CONNECTIONS]).fetchall()
+        return cpu_of(frozenset(row[0] for row in rows))
+
+    def sampled(self) -> Counter[str]:
+        """Seconds of processor time of the workers by kind of work, as they have noted them."""
+        cpu: Counter[str] = Counter()
+        for file in self.notes.glob("cpu-*.json"):
+            cpu.update(json.loads(file.read_text()))
+        return cpu
 
     @property
     def manage(self) -> CommandLine:

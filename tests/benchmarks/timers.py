@@ -3,9 +3,10 @@
 Two things are noted, per process, in the folder that BENCHMARK_FOLDER names:
 
 * ``cpu-<pid>.json``: samples of its processor time by kind of work. A timer of the kernel (ITIMER_PROF) fires after
-  every 5 ms that the process has computed; what runs at that moment is charged. In a gevent worker that is the greenlet
-  that runs, however many others wait. Cost: some 20 µs per sample, 0.4 %.
-* ``calls-<pid>.jsonl``: begin and end (Unix seconds) of each call of the embedder and each write to the vector store.
+  every 5 ms (10 in ``ask`` workers) that the process has computed; what runs at that moment is charged. In a gevent
+  worker that is the greenlet that runs, however many others wait. Cost: some 20 µs per sample, 0.4 %.
+* ``calls-<pid>.jsonl``: begin and end (Unix seconds) of each call of the embedder and each write to the vector store;
+  not in ``ask`` workers.
 
 pgvector gets connections of its own, named ``celeriac-store``, so that what Postgres computes for the store can be told
 from what it computes for the ledger.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -26,9 +28,11 @@ from typing import Any
 from celery import signals
 
 from pipeline import wiring
+from tests.benchmarks.ask_work import work_of
 from tests.benchmarks.servers import FOLDER, STORE_CONNECTIONS
 
-TICK = 0.005
+_of_questions = "ask" in sys.argv
+TICK = 0.01 if _of_questions else 0.005
 
 # Of the frames of a stack, from the inside out, the first one in a file of this list says what the work is. What is not
 # in it works for its caller.
@@ -55,8 +59,16 @@ def start(**_: Any) -> None:
     signal.setitimer(signal.ITIMER_PROF, TICK, TICK)
 
 
+_pause = 1.0 if _of_questions else 0.0  # the stages of questions are short and many
+_written = 0.0
+
+
 def write(**_: Any) -> None:
     """Note what was sampled so far."""
+    global _written
+    if time.monotonic() - _written < _pause:
+        return
+    _written = time.monotonic()
     path = _folder() / f"cpu-{os.getpid()}.json"
     draft = path.with_suffix(".draft")
     draft.write_text(json.dumps({kind: count * TICK for kind, count in _samples.items()}))
@@ -64,7 +76,7 @@ def write(**_: Any) -> None:
 
 
 def _sample(_number: int, frame: FrameType | None) -> None:
-    _samples[_kind(frame)] += 1
+    _samples[_kind_of(frame)] += 1
 
 
 def _kind(frame: FrameType | None) -> str:
@@ -116,7 +128,12 @@ def _folder() -> Path:
 
 
 def _build_store(parts: wiring.Parts) -> Any:
-    return _Timed(_pgvector(parts) if parts.settings.store_name == "pgvector" else _store(parts), "upsert", "store")
+    store = _pgvector(parts) if parts.settings.store_name == "pgvector" else _store(parts)
+    return store if _of_questions else _Timed(store, "upsert", "store")
+
+
+def _build_embedder(parts: wiring.Parts) -> Any:
+    return _embedder(parts) if _of_questions else _Timed(_embedder(parts), "embed", "model")
 
 
 def _pgvector(parts: wiring.Parts) -> Any:
@@ -134,10 +151,11 @@ def _pgvector(parts: wiring.Parts) -> Any:
     return PgvectorStore(engine, language=settings.keyword_language)
 
 
+_kind_of = work_of if _of_questions else _kind
 _parts = vars(wiring.Parts)
 _store, _embedder = _parts["store"]._build, _parts["embedder"]._build
 _parts["store"]._build = _build_store
-_parts["embedder"]._build = lambda parts: _Timed(_embedder(parts), "embed", "model")
+_parts["embedder"]._build = _build_embedder
 signals.worker_process_init.connect(start)  # timers are not inherited by the children of a pool
 signals.task_postrun.connect(write)
 start()

@@ -11,7 +11,7 @@ from deploy.console.stack import everyone_listens, migrate_stack
 from deploy.local.procfile import read_procfile
 from deploy.local.stack import up
 
-_TIMED = ("ingest", "parse")
+_TIMED = ("ask", "ingest", "parse")
 _LEFT_OUT = "flower"
 
 

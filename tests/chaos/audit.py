@@ -31,9 +31,10 @@ Row = dict[str, Any]
 
 
 def in_motion(redis_url: str, namespace: str) -> dict[str, int]:
-    """Messages that wait in queues or are held by workers, by key."""
+    """Messages that wait in queues or are held by workers, by key; but for replies that came too late to be heard."""
     with redis.Redis.from_url(redis_url, decode_responses=True, socket_timeout=10) as client:
-        counts = {key: client.llen(key) for key in client.scan_iter(f"{namespace}:*", _type="LIST")}
+        lists = client.scan_iter(f"{namespace}:*", _type="LIST")
+        counts = {key: client.llen(key) for key in lists if not key.endswith(".pidbox")}
         counts |= {key: client.hlen(key) for key in client.scan_iter(f"{namespace}:unacked:*")}
     return {key: count for key, count in counts.items() if count}
 
@@ -189,7 +190,9 @@ def _of_answers(parts: Parts, kb: KnowledgeBase, corpus: Corpus) -> Iterator[str
     """A question about a document finds it."""
     for key in random.Random(corpus.seed).sample(sorted(corpus.texts), _SAMPLE):
         text = f"What about {corpus.names[key]}?"
-        question = new_question(text, parts.settings, kb=kb.name, options=AskOptions(top_k=20, min_score=0.0))
+        question = new_question(
+            text, parts.settings, kb=kb.name, options=AskOptions(top_k=20, min_score=0.0, strict=True)
+        )
         passages = flow.retrieve(question, parts).passages
         if not any(passage.text in corpus.texts[key] for passage in passages):
             yield f"{text!r} does not find {key} in {parts.settings.store_name}"

@@ -51,6 +51,12 @@ class Member:
         """Whether there is a process, and it isn't frozen."""
         return self._popen is not None and self._popen.poll() is None and self._thaws_at is None
 
+    @property
+    def pid(self) -> int:
+        """Of the process that fills it."""
+        assert self._popen is not None, "it does not run"
+        return self._popen.pid
+
     def children(self) -> list[ProcessRef]:
         """The processes of its pool; empty for a gevent worker, and before it is ready."""
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+import psutil
 import psycopg
 import redis
 import sqlalchemy as sa
@@ -34,6 +35,7 @@ class Services:
         """Start all of them; whatever goes wrong on the way, what was started is stopped."""
         self._folder = folder
         self._exits = ExitStack()
+        self._frozen: list[psutil.Process] = []
         with self._exits:
             self.standin = StandInProcess()
             self._exits.callback(self.standin.stop)
@@ -42,6 +44,7 @@ class Services:
             self._postgres = start_postgres(folder / "postgres", die_with_parent=True)
             self._exits.callback(lambda: self._postgres.stop())
             self._weaviate = self._start_weaviate() if store == "weaviate" else None
+            self._exits.callback(self.thaw)
             self._exits = self._exits.pop_all()
 
     def stop(self) -> None:
@@ -92,6 +95,33 @@ class Services:
         """Start it again, at its address; it recovers from its log."""
         sockets = self._postgres.record.socket_folder
         self._postgres = start_postgres(self._folder / "postgres", sockets=sockets, die_with_parent=True)
+
+    def freeze(self, server: Literal["redis", "postgres"]) -> None:
+        """Stop all its processes; they are there, and say nothing."""
+        service = self._redis if server == "redis" else self._postgres
+        parent = psutil.Process(service.record.process.pid)
+        parent.suspend()  # before its children are counted, so that it can't have more
+        self._frozen.append(parent)
+        for child in parent.children(recursive=True):
+            self._frozen.append(child)
+            with suppress(psutil.NoSuchProcess):
+                child.suspend()
+
+    def thaw(self) -> None:
+        """Let what is frozen go on."""
+        while self._frozen:  # the parent last
+            with suppress(psutil.NoSuchProcess):
+                self._frozen.pop().resume()
+
+    def end_weaviate(self) -> None:
+        """SIGKILL; nothing listens at its ports any more."""
+        assert self._weaviate is not None
+        self._weaviate.kill()
+
+    def revive_weaviate(self) -> None:
+        """Start it again on its data, at its ports; returns when it is ready."""
+        assert self._weaviate is not None
+        self._weaviate.start()
 
     def _start_weaviate(self) -> WeaviateServer:
         server = WeaviateServer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -9,11 +10,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import pytest
 import redis
 
 from deploy.local.redis import free_port
+from pipeline.adapters import redis_pace
+from pipeline.adapters.redis_board import Board
 from pipeline.adapters.redis_pace import RedisGateStore
 from pipeline.adapters.redis_stream import make_client
 from pipeline.gate import Gate, GateStore, LocalGateStore, enter, refused, worked
@@ -118,11 +122,52 @@ class TestRedis(GateStoreContract):
         store.change(lambda gate, now: (refused(gate, now, 1000.0), None))
         assert 1000 < client.ttl(f"{namespace}:pace:service:m") < 2000
 
-    def test_what_another_version_wrote_is_forgotten(
-        self, store: RedisGateStore, client: redis.Redis, namespace: str
-    ) -> None:
-        client.set(f"{namespace}:pace:service:m", '{"unknown": 1}', ex=10)
+    @pytest.mark.parametrize("raw", ['{"unknown": 1}', "[1]", "1", "no JSON"])
+    def test_what_can_not_be_read_is_forgotten(self, store: RedisGateStore, client: redis.Redis, raw: str) -> None:
+        client.set(store.key, raw, ex=10)
         assert store.change(enter).probe
+
+    def test_of_what_a_newer_release_wrote_all_that_is_known_counts(
+        self, store: RedisGateStore, client: redis.Redis
+    ) -> None:
+        closed = asdict(refused(Gate(), time.time(), 9.0))
+        client.set(store.key, json.dumps({**closed, "of_a_newer_release": 1}), ex=10)
+        assert store.change(enter).wait > 8
+
+    def test_many_refusals_at_once_write_it_once(self, store: RedisGateStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Given requests that were under way together and are refused a little later each, when all tell of it, then
+        those that come after the first find nothing to change.
+        """
+        together, swapped = threading.Barrier(16), store._swapped
+        writes: list[bool] = []
+
+        def noted(raw: bytes, gate: Gate, now: float) -> bool:
+            writes.append(swapped(raw, gate, now))
+            return writes[-1]
+
+        def tell(_: int) -> None:
+            together.wait(5)
+            for _ in range(10):
+                store.change(lambda gate, now: (refused(gate, now, 5.0), None))
+
+        monkeypatch.setattr(store, "_swapped", noted)
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(tell, range(16)))
+        assert sum(writes) == 1
+
+    def test_where_others_change_it_all_the_time_redis_is_not_taken_to_be_down(
+        self, client: redis.Redis, namespace: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(redis_pace, "_TRIES", 3)
+        board = Board(client, namespace=namespace)
+        store = RedisGateStore(client, namespace=namespace, upstream="service", model="m", board=board)
+
+        def beaten(gate: Gate, now: float) -> tuple[Gate, str]:
+            client.set(store.key, json.dumps({"faults": time.monotonic_ns()}), ex=10)
+            return refused(gate, now, 5.0), "done"
+
+        assert store.change(beaten) == "done"
+        assert board.is_shared
 
     def test_without_redis_each_process_goes_on_with_a_gate_of_its_own(self, namespace: str) -> None:
         with make_client(f"redis://127.0.0.1:{free_port()}/0", connections=2, connect_timeout=1) as gone:

@@ -10,10 +10,12 @@ from pipeline.adapters.extractive import ExtractiveGenerator
 from pipeline.adapters.openai_client import make_client
 from pipeline.adapters.openai_generator import OpenAIGenerator
 from pipeline.adapters.wordllama_embedder import WordllamaEmbedder
+from pipeline.cancelling import Abort
 from pipeline.citations import check
+from pipeline.errors import Cancelled
 from pipeline.prompts import render
 from pipeline.seams import Delta, GenerationRequest, Generator
-from pipeline.types import AnswerMode, Passage
+from pipeline.types import AnswerMode, Passage, Usage
 from tests.standin.fixture import StandInProcess
 
 PASSAGES = (
@@ -55,13 +57,31 @@ class GeneratorContract:
         assert last.usage.cost_usd is not None
 
     def test_the_same_request_gives_the_same_answer(self, generator: Generator) -> None:
-        assert deltas(generator) == deltas(generator)
+        def answer() -> tuple[str, Usage | None]:
+            found = deltas(generator)
+            return "".join(delta.text for delta in found), found[-1].usage
+
+        assert answer() == answer()
 
     def test_a_reader_may_leave_after_the_first_piece_and_another_is_served(self, generator: Generator) -> None:
         stream = generator.stream(request(), timeout=10)
         assert next(stream).text
         stream.close()  # type: ignore[attr-defined]  # every adapter's iterator is a generator
         assert deltas(generator)
+
+    def test_an_abort_ends_it_with_cancelled(self, generator: Generator) -> None:
+        abort = Abort()
+        stream = generator.stream(request(), timeout=10, abort=abort)
+        assert next(stream).text
+        abort.trigger()
+        with pytest.raises(Cancelled):
+            list(stream)
+
+    def test_one_that_is_aborted_before_gives_nothing(self, generator: Generator) -> None:
+        abort = Abort()
+        abort.trigger()
+        with pytest.raises(Cancelled):
+            next(generator.stream(request(), timeout=10, abort=abort))
 
 
 class TestExtractive(GeneratorContract):

@@ -283,7 +283,9 @@ class ReembedContract:
         given_up = abandon(now(parts, kb), indexes=parts.indexes, store=parts.store, timeout=WAIT)
         assert given_up == target_of(kb)
         assert parts.runs.find(run_id).status == "cancelled"
-        assert now(parts, kb) == kb.model_copy(update={"chunks": now(parts, kb).chunks})
+        assert now(parts, kb) == kb.model_copy(
+            update={"chunks": now(parts, kb).chunks, "revision": now(parts, kb).revision}
+        )
         assert ids_in(parts, target_of(kb)) == set()
         with pytest.raises(Conflict, match="given up"):
             parts.runs.reopen(run_id)
@@ -385,6 +387,7 @@ class ReembedContract:
 @pytest.fixture(scope="module")
 def models(standin_process: StandInProcess) -> dict[str, object]:
     """New knowledge bases get the offline model; any other one is the stand-in's."""
+    standin_process.reset()
     return {
         "OPENAI_BASE_URL": standin_process.url,
         "OPENAI_API_KEY": "test",

@@ -89,10 +89,12 @@ def store(server: WeaviateServer, open_store: Callable[..., WeaviateStore]) -> W
     return one
 
 
-def test_a_stopped_server_is_unreachable_at_once_and_found_again_when_it_returns(
+def test_a_stopped_server_is_unreachable_soon_and_found_again_when_it_returns(
     server: WeaviateServer, store: WeaviateStore, open_store: Callable[..., WeaviateStore]
 ) -> None:
-    """weaviate-client by itself would sleep and try again for a minute; and the store needs no restart."""
+    """weaviate-client by itself would sleep and try again for a minute; and the store needs no restart. Calls are
+    seconds apart, as an open circuit breaker has them: gRPC gets on with connecting only while one waits.
+    """
     server.stop()
     try:
         for act in CALLS.values():
@@ -100,14 +102,14 @@ def test_a_stopped_server_is_unreachable_at_once_and_found_again_when_it_returns
         _fails(Unreachable, open_store(server.url, server.grpc_url), CALLS["vector_search"], timeout=20, within=4)
     finally:
         server.start()
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + 8
     while True:
         try:
             hits = store.vector_search(INDEX, EAST, 1, timeout=5)
             break
         except Unreachable:
             assert time.monotonic() < give_up, "not found again"
-            time.sleep(0.05)
+            time.sleep(3)
     assert [hit.chunk_id for hit in hits] == [ENTRY.chunk_id]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline import settings
+from pipeline.adapters.redis_pace import decoded
+from pipeline.breaker import FRESH
 from pipeline.types import KnowledgeBase
 from pipeline.wiring import Parts
 from tests.installation import ingest, new_kb, write
@@ -54,17 +57,20 @@ def environment(redis_url: str, database_url: str, standin_process: StandInProce
         "CELERIAC_EMBEDDING_MODEL": settings.OFFLINE_EMBEDDER,
         "CELERIAC_NAMESPACE": f"test-{uuid.uuid4().hex}",
         "CELERIAC_CHUNK_TOKENS": "60",
+        "CELERIAC_CACHE": "false",  # the same question is asked again and again, to see what comes of it
         "CELERIAC_BATCH_DOCUMENTS": "16",
         "CELERIAC_WAVE_BATCHES": "4",
         "CELERIAC_HEARTBEAT_TTL": "2",
         "CELERIAC_RETRY_BACKOFF": "0.05",
         "CELERIAC_RETRY_BACKOFF_MAX": "0.2",
-        "CELERIAC_TASK_EVENTS": "false",
+        "CELERIAC_TASK_EVENTS": "true",
         "CELERIAC_PARSE_TIMEOUT": "2",
         "CELERIAC_INGEST_PATIENCE": "6",
+        "CELERIAC_BUDGET_TOKENS": '{"cancelled": 20, "failed": 20}',
         # Celery's prefork pool may take 5 s to notice that a process died.
         "CELERIAC_MAX_CRASHES": "2",
         "CELERIAC_PARSE_MEMORY_MB": "160",
+        "CELERIAC_SILENCE_LEAST": "15",  # or what a worker has seen in one test decides what it does in the next
     }
 
 
@@ -129,6 +135,20 @@ def worker(
             process.process.terminate()
         for process in (waiting, parsing):
             process.stop()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_held_against_a_service(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a service refused in one test is forgotten in the next, also by the worker."""
+    if "parts" not in request.fixturenames:
+        yield
+        return
+    parts: Parts = request.getfixturevalue("parts")
+    yield
+    gates = list(parts.redis.scan_iter(f"{parts.settings.namespace}:pace:*"))
+    if any(not decoded(parts.redis.get(gate) or b"").lets_pass for gate in gates):  # type: ignore[arg-type]
+        parts.redis.delete(*gates)
+        time.sleep(2 * FRESH)
 
 
 @pytest.fixture(scope="session")

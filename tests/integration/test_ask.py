@@ -6,6 +6,7 @@ import json
 import threading
 import time
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from pipeline.errors import CeleriacError, DeadlineExceeded
 from pipeline.types import Answer, AnswerEvent, AskOptions, KnowledgeBase, Question
 from pipeline.wiring import Parts
 from tests.installation import Pad, eventually, ingest, new_kb, scalars
+from tests.installation import answer_of as answered
 from tests.standin.fixture import StandInProcess
 from tests.workers import WorkerProcess
 
@@ -37,13 +39,6 @@ def submit(client: Client, kb: KnowledgeBase, text: str = VOLGA, timeout: float 
     question = client.question(text, kb=kb.name, options=AskOptions.decode(options), timeout=timeout)
     client.submit(question)
     return question
-
-
-def answered(client: Client, question: Question) -> Answer:
-    """The answer, once there is one; raises what the question ended with."""
-    found = eventually(lambda: client.result(question.id), within=25)
-    assert found is not None
-    return found
 
 
 def failed(client: Client, question: Question) -> CeleriacError:
@@ -129,7 +124,7 @@ def test_the_row_holds_what_the_caller_got(
     assert record.status == "done"
     assert record.answer is not None
     assert gist(record.answer) == gist(answer)
-    assert tuple(timing.stage for timing in record.answer.timings) == flow.STAGES
+    assert tuple(timing.stage for timing in record.answer.timings) == flow.stages(parts)
     assert {timing.worker for timing in record.answer.timings} == {worker.name}
     assert all(0 <= timing.queue_ms < 20_000 for timing in record.answer.timings)
 
@@ -189,10 +184,88 @@ def test_of_two_deliveries_that_write_at_once_one_is_heard(client: Client, parts
     second = parts.streams.open(question.id, 1)
     for writer, piece in ((first, "mixed "), (second, "whole "), (first, "up"), (second, "answer")):
         writer.write(piece)
-        writer.close()
+        writer.flush()
     parts.streams.append(question.id, "done")
     heard = [(event.kind, event.value) for event in client.follow(question)]
     assert heard == [("begin", 1), ("text", "one "), ("begin", 1), ("text", "whole "), ("text", "answer")]
+
+
+@pytest.mark.parametrize("lost", [slice(10, None), slice(4, 8), slice(0, None)], ids=["end", "middle", "all"])
+def test_what_was_not_told_of_an_answer_its_reader_hears_at_the_end(
+    client: Client, parts: Parts, facts: KnowledgeBase, lost: slice
+) -> None:
+    """As where another delivery ends first, or Redis lost what it said it had."""
+    question = submit(client, facts)
+    whole = answered(client, question).text
+    again = client.question(question.text, kb=facts.name)
+    writer = parts.streams.open(again.id, 1)
+    told = whole.replace(whole[lost], "", 1)
+    writer.write(told)
+    writer.flush()
+    parts.streams.append(again.id, "done")
+    told_at = again_from_there(client, question, again)
+    events = list(told_at("0"))
+    begins = max(n for n, event in enumerate(events) if event.kind == "begin")
+    assert "".join(event.value for event in events[begins:] if event.kind == "text") == whole
+    assert begins == (0 if whole.startswith(told) else 2)
+
+
+@pytest.mark.parametrize("stream", ["is there", "is gone"])
+def test_who_reads_on_hears_what_was_not_told_too(
+    client: Client, parts: Parts, facts: KnowledgeBase, stream: str
+) -> None:
+    question = submit(client, facts)
+    whole = answered(client, question).text
+    again = client.question(question.text, kb=facts.name)
+    writer = parts.streams.open(again.id, 1)
+    for piece in (whole[:5], whole[5:10]):
+        writer.write(piece)
+        writer.flush()
+    parts.streams.append(again.id, "done")
+    told_at = again_from_there(client, question, again)
+    place = next(event.position for event in told_at("0") if event.value == whole[:5])
+    if stream == "is gone":
+        parts.redis.delete(f"{parts.settings.namespace}:stream:{again.id}")
+        time.sleep(0.002)  # what Redis counts is milliseconds: in the same one it would count from 0 again
+        parts.streams.append(again.id, "done")
+    events = list(told_at(place))
+    if stream == "is there":
+        assert [event.value for event in events] == [whole[5:10], whole[10:]]
+    else:
+        assert [(event.kind, event.value) for event in events] == [("begin", 1), ("text", whole)]
+        assert list(told_at(events[0].position))[-1].value == whole  # whoever has heard no more than its beginning
+
+
+def again_from_there(client: Client, answered: Question, again: Question) -> Callable[[str], Iterator[AnswerEvent]]:
+    """How to follow a question from a position, as if it had the other one's result."""
+    copy = type(client)(client._parts)
+    copy.result = lambda _: client.result(answered.id)  # type: ignore[method-assign]
+    return lambda position: copy.follow(again, position=position)
+
+
+def test_a_marker_that_points_nowhere_is_no_reason_to_tell_an_answer_again(
+    client: Client, facts: KnowledgeBase, standin: StandInProcess
+) -> None:
+    standin.configure(answer="The Volga flows into the Caspian Sea [1, 9] [8].")
+    question = submit(client, facts)
+    events = list(client.follow(question))
+    assert answered(client, question).text == "The Volga flows into the Caspian Sea [1]."
+    assert [event.kind for event in events].count("begin") == 1
+    assert "".join(event.value for event in events if event.kind == "text").endswith("[1, 9] [8].")
+
+
+def test_who_reads_on_hears_the_delivery_that_was_heard_before(
+    client: Client, parts: Parts, facts: KnowledgeBase
+) -> None:
+    question = client.question("Where does the river Volga flow?", kb=facts.name)
+    old, new = (parts.streams.open(question.id, 1) for _ in range(2))
+    for writer, piece in ((new, "whole "), (old, "mixed "), (old, "up"), (new, "answer")):
+        writer.write(piece)
+        writer.flush()
+    parts.streams.append(question.id, "done")
+    heard = list(client.follow(question))
+    (place,) = (event.position for event in heard if event.value == "whole ")
+    assert [event.value for event in client.follow(question, position=place)] == ["answer"]
 
 
 def test_pieces_are_heard_while_the_model_still_writes(
@@ -313,7 +386,7 @@ def test_no_failure_outlasts_the_deadline(
     fault: dict[str, object], client: Client, parts: Parts, facts: KnowledgeBase, standin: StandInProcess
 ) -> None:
     standin.configure(faults=[{**fault, "endpoint": "chat"}])
-    question = submit(client, facts, timeout=1.5)
+    question = submit(client, facts, timeout=1.5, strict=True)
     error = failed(client, question)
     assert time.time() < question.deadline + 1.5
     assert isinstance(error, errors.UpstreamError | DeadlineExceeded)
@@ -337,7 +410,7 @@ def test_a_second_delivery_of_a_whole_question_is_answered_once(
     assert again is not None
     assert gist(again) == gist(answer)
     rows = "SELECT ordinal FROM stage_timings WHERE question_id = :id"
-    assert len(scalars(parts, rows, id=question.id)) == len(flow.STAGES)
+    assert len(scalars(parts, rows, id=question.id)) == len(flow.stages(parts))
 
 
 def test_a_delivery_that_was_overtaken_gives_way_and_fails_nothing(

@@ -224,7 +224,7 @@ def test_a_small_run_overtakes_a_large_one(client: Client, parts: Parts, kb: Kno
 def no_message_of(parts: Parts, run_id: str) -> bool:
     from tasks import recovery
 
-    return run_id not in set(recovery._ids_in_flight(parts))
+    return bool(recovery._without_message({run_id}, parts))
 
 
 def test_a_run_whose_knowledge_base_is_deleted_leaves_the_worker_well(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +20,7 @@ from pipeline.ingest import flow
 from pipeline.types import KnowledgeBase, Question
 from pipeline.wiring import Parts
 from tests.installation import (
+    answer_of,
     claimed,
     counts,
     eventually,
@@ -79,9 +81,7 @@ def asked(client: Client, parts: Parts, kb: KnowledgeBase, *, age: float = 0.0, 
 
 
 def answered(client: Client, question: Question) -> str:
-    found = eventually(lambda: client.result(question.id), within=30)
-    assert found is not None
-    return found.text
+    return answer_of(client, question, within=30.0).text
 
 
 def epoch(parts: Parts, question: Question) -> int:
@@ -97,7 +97,8 @@ def dead(parts: Parts, recovery: ModuleType) -> set[str]:
 def send(question: Question, queue: str = "ask") -> None:
     from tasks import canvases
 
-    canvases.ask(question).apply_async(queue=queue)
+    # In the list that has the queue's own name.
+    canvases.ask(question).apply_async(queue=queue, priority=0)
 
 
 def waiting(parts: Parts, queue: str = "control") -> int:
@@ -356,7 +357,7 @@ def test_a_wave_of_which_a_task_breaks_is_sent_again(
     canvas = canvases.following(run_id, lane, number + 1, wave)
     canvas.tasks[0].tasks[0].args = ({"no": "batch"},)
     canvas.apply_async()
-    eventually(lambda: parts.redis.llen(key(parts, "parse")) == 0 and run_id not in set(recovery._ids_in_flight(parts)))
+    eventually(lambda: recovery._without_message({run_id}, parts))
     assert parts.runs.find(run_id).status == "running"
     silent(parts, run_id)
     assert recovery.reconcile_runs(parts) == 1
@@ -515,11 +516,73 @@ def test_what_a_broken_connection_held_is_given_back_at_the_next_one(parts: Part
                 parts.redis.lrem(key(parts, "control"), 1, message)
 
 
+@pytest.mark.parametrize(("end", "left"), [("ack", 0), ("requeue", 0), ("ack without Redis", 1)])
+def test_what_is_being_run_can_be_ended_when_its_connection_is_gone(
+    parts: Parts, end: str, left: int, monkeypatch: pytest.MonkeyPatch, free_port: Callable[[], int]
+) -> None:
+    import celeryconfig
+    from tasks import reconnection
+    from tasks.app import app
+    from tasks.control import CANARIES
+
+    sent = CANARIES["control"].apply_async((time.time(),)).id
+    queue, held = key(parts, "control"), key(parts, f"unacked:{celeryconfig.worker_token}")
+    with app.connection_for_read() as connection:
+        message = connection.SimpleQueue(celeryconfig.task_queues[-1], no_ack=False).get(timeout=5)
+        monkeypatch.setattr(reconnection, "_running", lambda: {message.delivery_tag})
+    assert parts.redis.hkeys(held) == [message.delivery_tag.encode()]
+    urls: list[str | None] = [f"redis://127.0.0.1:{free_port()}/0" if "without" in end else None]
+    other = SimpleNamespace(connection_for_write=lambda: app.connection_for_write(urls.pop()))
+    monkeypatch.setattr(reconnection, "current_app", other)
+    errors = app.connection_for_write().connection_errors
+    if end == "requeue":
+        message.reject_log_error(logging.getLogger("kombu"), errors, requeue=True)
+    else:  # which must raise nothing: a prefork worker would die
+        message.ack_log_error(logging.getLogger("kombu"), errors)
+    assert not urls, "another connection was tried"
+    assert parts.redis.hlen(held) == left
+    parts.redis.delete(held)
+    waiting: Any = parts.redis.lrange(queue, 0, -1)
+    back = [raw for raw in waiting if sent.encode() in raw]
+    assert len(back) == (1 if end == "requeue" else 0)
+    for raw in back:
+        parts.redis.lrem(queue, 1, raw)
+
+
 class Connected:
     """A consumer at the moment of its connection."""
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
+
+
+def test_a_message_that_comes_again_is_no_orphan_until_it_has_lain_there(app: Any, parts: Parts) -> None:
+    """It has the tag that it had before, and is known a moment after it has come."""
+    import celeryconfig
+    from tasks.control import CANARIES
+    from tasks.reconnection import Orphans, held_key, index_key
+
+    sent = CANARIES["control"].apply_async((time.time(),)).id
+    message, tag = taken_from_queue(parts, sent)
+    held, index = held_key(celeryconfig.worker_token), index_key(celeryconfig.worker_token)
+    parts.redis.hset(held, tag, json.dumps([message, "", "control"]))
+    orphans, found = Orphans(), []
+    for delivered in (1.0, 2.0, 2.0):
+        parts.redis.zadd(index, {tag: delivered})
+        found.append(orphans.give_back(app))
+    assert found == [0, 0, 1]
+    assert not parts.redis.hexists(held, tag)
+    assert taken_from_queue(parts, sent)[1] == tag
+
+
+def taken_from_queue(parts: Parts, task_id: str) -> tuple[dict[str, Any], str]:
+    """The message of that task, which nobody else takes, and its delivery tag."""
+    queue = key(parts, "control")
+    waiting: Any = parts.redis.lrange(queue, 0, -1)
+    (raw,) = [message for message in waiting if task_id.encode() in message]
+    parts.redis.lrem(queue, 1, raw)
+    message = json.loads(raw)
+    return message, message["properties"]["delivery_tag"]
 
 
 def test_a_message_that_a_living_worker_forgot_goes_back_to_its_queue(parts: Parts) -> None:
@@ -528,23 +591,15 @@ def test_a_message_that_a_living_worker_forgot_goes_back_to_its_queue(parts: Par
     from tasks.control import CANARIES
 
     sent = CANARIES["control"].apply_async((time.time(),)).id
-    queue = key(parts, "control")
-    waiting: Any = parts.redis.lrange(queue, 0, -1)
-    (raw,) = [message for message in waiting if sent.encode() in message]
-    parts.redis.lrem(queue, 1, raw)
+    message, tag = taken_from_queue(parts, sent)
     (holder,) = [report.token for report in heartbeat.reports(parts) if report.name.startswith("waiting-")]
-    message = json.loads(raw)
-    tag = message["properties"]["delivery_tag"]
     parts.redis.zadd(key(parts, f"unacked_index:{holder}"), {tag: time.time()})
     parts.redis.hset(key(parts, f"unacked:{holder}"), tag, json.dumps([message, "", "control"]))
 
     def back() -> bool:
-        found: Any = parts.redis.lrange(queue, 0, -1)
+        found: Any = parts.redis.lrange(key(parts, "control"), 0, -1)
         return any(sent.encode() in message for message in found)
 
     assert eventually(back)
     assert not parts.redis.hexists(key(parts, f"unacked:{holder}"), tag)
-    taken: Any = parts.redis.lrange(queue, 0, -1)
-    for message in taken:
-        if sent.encode() in message:
-            parts.redis.lrem(queue, 1, message)
+    taken_from_queue(parts, sent)

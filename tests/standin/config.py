@@ -60,6 +60,8 @@ class Config(BaseModel):
     rerank_latency: float = 0.0
     first_token: float = 0.0
     """From the request to the first chunk of an answer."""
+    late_headers: bool = False
+    """Nothing is sent before the first chunk, not even a status."""
     stream_seconds: float = 0.0
     """From the first chunk to the last."""
     chunks: int = 0
@@ -68,11 +70,14 @@ class Config(BaseModel):
     models: list[str] = []
     """Models it has; empty: any."""
     requests_per_minute: float | None = None
+    """Of each model, as the next one."""
     tokens_per_minute: float | None = None
     burst_seconds: float = 1.0
     """How many seconds' worth of a limit may come at once."""
     answer: str | None = None
     """The answer to everything; None: made from the passages."""
+    rewriting: str | None = None
+    """What a follow-up question is rewritten to; None: itself with the words of the question before it."""
     finish_reason: str = "stop"
     vectors: Literal["normal", "zero", "nan", "missing", "shuffled", "unscaled", "floats"] = "normal"
     rerank_logits: bool = False

@@ -45,9 +45,10 @@ class Counters:
         self.in_flight -= 1
         self.calls[f"{endpoint} {outcome}"] += 1
 
-    def closed(self, request_id: str, chunks: int) -> None:
-        """A client closed its stream after ``chunks`` chunks."""
-        self.closed_early.append({"request_id": request_id, "at": time.time(), "chunks": chunks})
+    def closed(self, request_id: str, chunks: int, asked: str) -> None:
+        """A client closed its stream after ``chunks`` chunks; ``asked`` is the last message, kept is its last line."""
+        line = asked.rsplit("\n", 1)[-1]
+        self.closed_early.append({"request_id": request_id, "at": time.time(), "chunks": chunks, "asked": line})
 
     def to_json(self) -> dict[str, Any]:
         """All counts as JSON."""

@@ -18,14 +18,8 @@ class Faults:
         self._left = [(fault, fault.count) for fault in config.faults]
         self._due = [0.0] * len(config.faults)
         self._started: float | None = None
-        self.limits = {
-            name: Bucket(per_minute, config.burst_seconds)
-            for name, per_minute in (
-                ("requests", config.requests_per_minute),
-                ("tokens", config.tokens_per_minute),
-            )
-            if per_minute is not None
-        }
+        self._config = config
+        self._limits: dict[str, dict[str, Bucket]] = {}
 
     def draw(self, endpoint: Endpoint) -> Fault | None:
         """The first fault that hits this request."""
@@ -38,17 +32,28 @@ class Faults:
             return fault
         return None
 
-    def wait(self, tokens: int) -> float:
-        """Seconds to wait before this request fits the limits; 0 where it does, and then it is counted."""
-        waits = [bucket.take(1 if name == "requests" else tokens) for name, bucket in self.limits.items()]
-        return max(waits, default=0.0)
+    def wait(self, model: str, tokens: int) -> float:
+        """Seconds to wait before this request fits the limits of its model; 0 where it does, and then it is counted."""
+        buckets = self._limits_of(model)
+        return max((bucket.take(1 if name == "requests" else tokens) for name, bucket in buckets.items()), default=0.0)
 
-    def headers(self) -> dict[str, str]:
-        """The x-ratelimit headers of all limits."""
+    def headers(self, model: str) -> dict[str, str]:
+        """The x-ratelimit headers of all limits of a model."""
         found: dict[str, str] = {}
-        for name, bucket in self.limits.items():
+        for name, bucket in self._limits_of(model).items():
             found |= bucket.headers(name)
         return found
+
+    def _limits_of(self, model: str) -> dict[str, Bucket]:
+        """Each model has its own, as with the services that this stands for."""
+        if model not in self._limits:
+            limits = {"requests": self._config.requests_per_minute, "tokens": self._config.tokens_per_minute}
+            self._limits[model] = {
+                name: Bucket(per_minute, self._config.burst_seconds)
+                for name, per_minute in limits.items()
+                if per_minute is not None
+            }
+        return self._limits[model]
 
     def _applies(self, fault: Fault, endpoint: Endpoint, left: int | None) -> bool:
         if fault.endpoint not in (None, endpoint) or left == 0:

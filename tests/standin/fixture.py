@@ -18,6 +18,20 @@ ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 30.0
 
 
+def end(process: subprocess.Popen[str], *, within: float) -> None:
+    """Terminate a process, kill it if it is there ``within`` seconds later, close its pipes. May be called twice."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=within)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+
+
 class StandInProcess:
     """A running stand-in; ``url`` ends in ``/v1``."""
 
@@ -55,16 +69,7 @@ class StandInProcess:
 
     def stop(self) -> None:
         """End it; may be called twice."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        end(self._process, within=5)
 
     def _first_line(self) -> str:
         # A start that hangs must not hang the test run: killing it ends the read.

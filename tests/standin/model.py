@@ -18,6 +18,8 @@ NO_PASSAGE = "None of the passages given answers this question."
 _WORD = re.compile(r"\w+")
 _MARKER = re.compile(r"^\s*\[(\d+)\]", re.MULTILINE)
 _END = re.compile(r"\n\s*(?:</\w+>|Question:)")
+_LAST_QUESTION = re.compile(r"^Last question: (.+)\nRewritten:\Z", re.MULTILINE)
+_PERSON = re.compile(r"^Person: (.+)$", re.MULTILINE)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _DIGESTS_PER_WORD = 4
 _SHORT = 3
@@ -62,6 +64,16 @@ def answer(messages: Sequence[str]) -> str:
     return f"{' '.join(best.split())} [{number}]"
 
 
+def rewriting(messages: Sequence[str]) -> str | None:
+    """A follow-up question with the words of the one before it; None where no rewriting is asked for."""
+    prompt = "\n".join(messages)
+    asked = _LAST_QUESTION.search(prompt)
+    if asked is None:
+        return None
+    before = _PERSON.findall(prompt)
+    return f"{asked[1]} ({before[-1]})" if before else asked[1]
+
+
 def pieces(text: str, chunks: int) -> list[str]:
     """``text`` in so many pieces (0: one per word); too short a text is padded in front with dots."""
     words = re.findall(r"\s*\S+", text)
@@ -103,5 +115,6 @@ def _body(passage: str) -> str:
 
 
 def _question(prompt: str) -> str:
-    asked = re.findall(r"^\s*Question:\s*(.+)$", prompt, re.MULTILINE)
+    asked = re.findall(r"^The question by itself:\s*(.+)$", prompt, re.MULTILINE)
+    asked = asked or re.findall(r"^\s*Question:\s*(.+)$", prompt, re.MULTILINE)
     return str(asked[-1]) if asked else prompt.rstrip().rsplit("\n", 1)[-1]

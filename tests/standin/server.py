@@ -27,6 +27,10 @@ _HEAD = (
     b'data: {"id":"chatcmpl-0123456789abcdefghijklmnopqrs","object":"chat.completion.chunk","created":1790000000,'
     b'"model":%s,"service_tier":"default","system_fingerprint":"fp_0123456789",'
 )
+_ROLE = (
+    b'"choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,'
+    b'"finish_reason":null}],"usage":null}\n\n'
+)
 _LAST = b'"choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":%s}],"usage":null}\n\n'
 _CHUNK = b'"choices":[{"index":0,"delta":{"content":%s},"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
 
@@ -102,7 +106,7 @@ class StandIn:
     async def chat(self, request: web.Request, body: dict[str, Any], fault: Fault | None) -> web.StreamResponse:
         """POST /v1/chat/completions."""
         contents = [str(message.get("content", "")) for message in body["messages"]]
-        answer = model.answer(contents) if self.config.answer is None else self.config.answer
+        answer = self._answer(contents)
         parts = model.pieces(answer, self.config.chunks)
         used = sum(map(model.tokens, contents))
         usage = {"prompt_tokens": used, "completion_tokens": len(parts), "total_tokens": used + len(parts)}
@@ -162,6 +166,7 @@ class StandIn:
     async def _admitted(self, endpoint: Endpoint, handler: Handler, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
         body = json.loads(raw) if raw else {}
+        request["model"] = str(body.get("model", ""))
         self.counters.last_request = {key: value for key, value in body.items() if key not in ("input", "messages")}
         if endpoint == "embeddings":
             self.counters.asked(_texts(body))
@@ -183,9 +188,9 @@ class StandIn:
             return _error(401, f"Incorrect API key provided: {given}.", "invalid_api_key")
         if self.config.models and body.get("model", self.config.models[0]) not in self.config.models:
             return _error(404, f"The model `{body.get('model')}` does not exist.", "model_not_found")
-        wait = self.faults.wait(size // 4)
+        wait = self.faults.wait(request["model"], size // 4)
         if wait:
-            headers = {"Retry-After": f"{wait:.3f}", **self.faults.headers()}
+            headers = {"Retry-After": f"{wait:.3f}", **self.faults.headers(request["model"])}
             return _error(429, *MESSAGES[429], headers=headers)
         return None
 
@@ -193,7 +198,7 @@ class StandIn:
         raw = json.dumps(body).encode()
         if fault is not None and fault.kind == "malformed":
             raw = raw[: len(raw) // 2]
-        headers = {"x-request-id": request["id"], **self.faults.headers()}
+        headers = {"x-request-id": request["id"], **self.faults.headers(request["model"])}
         if fault is None or fault.kind != "drip":
             return web.Response(body=raw, content_type="application/json", headers=headers)
         response = web.StreamResponse(headers={"Content-Type": "application/json", **headers})
@@ -213,7 +218,11 @@ class StandIn:
         fault: Fault | None,
     ) -> web.StreamResponse:
         response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream", "x-request-id": request["id"], **self.faults.headers()}
+            headers={
+                "Content-Type": "text/event-stream",
+                "x-request-id": request["id"],
+                **self.faults.headers(request["model"]),
+            }
         )
         events = _events(body, parts, usage, "" if _is(fault, "no_finish") else self.config.finish_reason)
         if fault is not None and fault.kind == "error_event":
@@ -221,8 +230,11 @@ class StandIn:
         self.counters.streams_open += 1
         sent = 0
         try:
-            await response.prepare(request)
+            if not self.config.late_headers:
+                await response.prepare(request)
             await asyncio.sleep(self.config.first_token)
+            await response.prepare(request)
+            await response.write(_head(body) + _ROLE)  # a piece without text, as the real service sends
             pause = self.config.stream_seconds / max(1, len(parts) - 1)
             started = time.monotonic()
             for number, event in enumerate(events):
@@ -235,11 +247,17 @@ class StandIn:
             self.counters.output_tokens += len(parts)
             self.counters.streams_finished += 1
         except (asyncio.CancelledError, ConnectionResetError):
-            self.counters.closed(request["id"], sent)
+            self.counters.closed(request["id"], sent, str(body["messages"][-1].get("content", "")))
             raise
         finally:
             self.counters.streams_open -= 1
         return response
+
+    def _answer(self, contents: list[str]) -> str:
+        rewriting = model.rewriting(contents)
+        if rewriting is not None:
+            return rewriting if self.config.rewriting is None else self.config.rewriting
+        return model.answer(contents) if self.config.answer is None else self.config.answer
 
     def _encoded(self, vector: NDArray[np.float32], body: dict[str, Any]) -> str | list[float]:
         if body.get("encoding_format") == "base64" and self.config.vectors != "floats":
@@ -283,8 +301,12 @@ async def _in_stream(request: web.Request, fault: Fault | None, number: int) -> 
         await _before_reply(request, fault)
 
 
+def _head(body: dict[str, Any]) -> bytes:
+    return _HEAD % json.dumps(body["model"]).encode()
+
+
 def _events(body: dict[str, Any], parts: list[str], usage: dict[str, int], finish: str) -> list[bytes]:
-    head = _HEAD % json.dumps(body["model"]).encode()
+    head = _head(body)
     found = [head + _CHUNK % json.dumps(part).encode() for part in parts]
     if not finish:
         return found

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 from psycopg import errors
 
 from pipeline.adapters.pgvector.binary import accept_binary
-from pipeline.adapters.postgres.engine import first_line, translating
+from pipeline.adapters.postgres.connection import GRACE, BoundedConnection
+from pipeline.adapters.postgres.engine import borrowed, first_line, translating
 from pipeline.errors import BadSettings, CeleriacError
+from pipeline.time_left import within
 
 Rows = list[tuple[Any, ...]]
 
@@ -35,6 +37,7 @@ SELECT set_config('statement_timeout', %(timeout)s, true),
 def transaction(engine: sa.Engine, timeout: float) -> Iterator[psycopg.Connection]:
     """A transaction that commits at the end; no statement in it may take longer than ``timeout`` seconds."""
     with _explaining(), _borrowed(engine) as connection:
+        connection.limit = max(timeout, connection.usual)  # a commit may take longer than the server was told
         connection.execute(_TIMEOUT, {"timeout": _milliseconds(timeout)})
         yield connection
         connection.commit()
@@ -44,6 +47,7 @@ def transaction(engine: sa.Engine, timeout: float) -> Iterator[psycopg.Connectio
 def snapshot(engine: sa.Engine, timeout: float) -> Iterator[psycopg.Connection]:
     """A transaction that only reads, all of it as of one moment; ``timeout`` is for each statement."""
     with _explaining(), _borrowed(engine) as connection:
+        connection.limit = max(timeout, connection.usual)
         connection.isolation_level, connection.read_only = psycopg.IsolationLevel.REPEATABLE_READ, True
         try:
             connection.execute(_TIMEOUT, {"timeout": _milliseconds(timeout)})
@@ -63,13 +67,16 @@ def search(
     ef_search: int = 40,
     ordered_by_index: bool = False,
 ) -> Rows:
-    """Rows of one statement, in a single round trip; none where the index was never made."""
+    """Rows of one statement, in a single round trip; none where the index was never made. The wait for a connection is
+    within ``timeout``, too.
+    """
     settings = {
         "timeout": _milliseconds(timeout),
         "ef_search": str(ef_search),
         "sort": "off" if ordered_by_index else "on",
     }
-    with _explaining(), _borrowed(engine) as connection:
+    with within(timeout + GRACE), _explaining(), _borrowed(engine) as connection:
+        connection.limit = timeout
         try:
             with connection.pipeline():
                 connection.execute(_SEARCH, settings)
@@ -81,19 +88,10 @@ def search(
 
 
 @contextmanager
-def _borrowed(engine: sa.Engine) -> Iterator[psycopg.Connection]:
-    pooled = engine.raw_connection()
-    connection = cast("psycopg.Connection", pooled.driver_connection)
-    accept_binary(connection)
-    try:
+def _borrowed(engine: sa.Engine) -> Iterator[BoundedConnection]:
+    with borrowed(engine) as connection:
+        accept_binary(connection)
         yield connection
-    except BaseException as error:
-        # A connection that broke, or that a worker's time limit left in mid-query, is of no more use.
-        if connection.closed or not isinstance(error, Exception):
-            pooled.invalidate()
-        raise
-    finally:
-        pooled.close()
 
 
 @contextmanager

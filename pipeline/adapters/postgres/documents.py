@@ -94,9 +94,16 @@ FROM document_versions v JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(docu
 WHERE d.id = v.document_id AND coalesce(d.live_generation, 0) < v.generation
   AND EXISTS (SELECT FROM chunks c WHERE c.document_id = v.document_id AND c.generation = v.generation)
 """)
-_INDEXES = sa.text("""
-SELECT id::text, embedding_model AS current_model, dimensions AS current_dimensions, building_model, building_dimensions
-FROM knowledge_bases WHERE id = :id FOR SHARE
+# The first statement of its transaction: it holds the knowledge base's row, which all who change what a question can
+# find lock before the documents.
+_CHANGE = sa.text("""
+UPDATE knowledge_bases SET revision = revision + 1 WHERE id = :id
+RETURNING id::text, embedding_model AS current_model, dimensions AS current_dimensions, building_model,
+    building_dimensions
+""")
+_CHANGE_OF = sa.text("""
+UPDATE knowledge_bases SET revision = revision + 1
+WHERE id IN (SELECT kb_id FROM documents WHERE id = ANY(CAST(:ids AS uuid[])))
 """)
 _LIVE = sa.text("""
 SELECT key, id::text, live_generation FROM documents
@@ -228,8 +235,8 @@ class Documents:
         ``written``: the indexes that hold them. Raises Busy where the knowledge base has come to have another one.
         """
         with transaction(self._engine) as connection:
-            # Before the documents, as whoever deletes a knowledge base does; until the end no index is added to it.
-            _require_written(connection.execute(_INDEXES, {"id": written[0].kb_id}).mappings().first(), written)
+            # Until the end no index is added to it.
+            _require_written(connection.execute(_CHANGE, {"id": written[0].kb_id}).mappings().first(), written)
             connection.execute(_LOCK, {"ids": [document for document, _ in versions]})
             connection.execute(_SWITCH, {"rows": _versions(versions)})
             return {(row[0], row[1]) for row in connection.execute(_OUTDATED, {"rows": _versions(versions)})}
@@ -297,6 +304,7 @@ class Documents:
     def hide(self, document_ids: Sequence[str]) -> list[str]:
         """Take documents out of every answer, and return the ids of their chunks; :meth:`delete` comes after."""
         with transaction(self._engine) as connection:
+            connection.execute(_CHANGE_OF, {"ids": list(document_ids)})
             connection.execute(_LOCK, {"ids": list(document_ids)})
             connection.execute(_HIDE, {"ids": list(document_ids)})
             return list(connection.execute(_CHUNK_IDS, {"ids": list(document_ids)}).scalars())

@@ -35,7 +35,7 @@ UPDATE runs SET status = 'done', finished_at = now() WHERE id = :run_id AND stat
 _SWITCH = sa.text("""
 UPDATE knowledge_bases SET embedding_model = building_model, dimensions = building_dimensions,
     previous_model = embedding_model, previous_dimensions = dimensions,
-    building_model = NULL, building_dimensions = NULL
+    building_model = NULL, building_dimensions = NULL, revision = revision + 1
 WHERE id = :kb_id
 """)
 _CANCEL_RUNS = sa.text("""

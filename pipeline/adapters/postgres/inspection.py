@@ -7,15 +7,16 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from pipeline.adapters.postgres.engine import transaction
+from pipeline.adapters.postgres.engine import allow, transaction
 from pipeline.adapters.postgres.rows import as_json, recordset
 from pipeline.errors import CeleriacError
 from pipeline.types import ChunkRow, ChunkState, DocumentFault, Leftover, StoredChunk
 
 # A cursor's first row may come after a sort of the whole knowledge base. Plans are made for all rows: those made for
 # the first few would walk the index over the chunks of every knowledge base.
-_PATIENCE = sa.text(
-    "SELECT set_config('statement_timeout', '600000', true), set_config('cursor_tuple_fraction', '1', true)"
+_PATIENCE = 600.0
+_PATIENTLY = sa.text(
+    f"SELECT set_config('statement_timeout', '{_PATIENCE:.0f}s', true), set_config('cursor_tuple_fraction', '1', true)"
 )
 _PAGE = 5000
 
@@ -178,7 +179,8 @@ class Inspection:
 
     def _stream(self, statement: sa.TextClause, kb_id: str, make: Callable[[Any], T]) -> Generator[T, None, None]:
         with transaction(self._engine) as connection:
-            connection.execute(_PATIENCE)
+            allow(connection, _PATIENCE)
+            connection.execute(_PATIENTLY)
             with connection.execute(statement, {"kb_id": kb_id}, execution_options={"yield_per": _PAGE}) as rows:
                 yield from map(make, rows)
 

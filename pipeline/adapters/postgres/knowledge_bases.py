@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.adapters.postgres.engine import statement, transaction
+from pipeline.adapters.postgres.engine import fetched, statement, transaction
 from pipeline.errors import BadSettings, Conflict, NotFound
 from pipeline.types import IndexRef, KnowledgeBase, StoreName
 
-_SELECT = """
-SELECT k.id::text, t.name AS tenant, k.name, k.embedding_model, k.dimensions, k.store, k.created_at,
+KB_COLUMNS = """
+SELECT k.id::text, t.name AS tenant, k.name, k.embedding_model, k.dimensions, k.store, k.created_at, k.revision,
     k.building_model, k.building_dimensions, k.previous_model, k.previous_dimensions,
     CASE WHEN k.chunk_count > 0 THEN k.chunk_count ELSE (
         SELECT coalesce(sum(d.chunk_count), 0) FROM (
             SELECT chunk_count FROM documents WHERE kb_id = k.id AND live_generation IS NOT NULL LIMIT 1000
         ) d
     ) END AS chunks
-FROM knowledge_bases k JOIN tenants t ON t.id = k.tenant_id
 """
+FROM_TENANTS = "FROM knowledge_bases k JOIN tenants t ON t.id = k.tenant_id"
+_SELECT = KB_COLUMNS + FROM_TENANTS + " "
 _FIND = sa.text(_SELECT + "WHERE t.name = :tenant AND k.name = :name")
 _LIST = sa.text(_SELECT + "WHERE t.name = :tenant ORDER BY k.name")
 _TENANT = sa.text("INSERT INTO tenants (name) VALUES (:tenant) ON CONFLICT (name) DO NOTHING")
@@ -37,9 +39,11 @@ SELECT count(*) FILTER (WHERE live_generation IS NOT NULL) AS documents,
 FROM documents WHERE kb_id = :id
 """)
 _REFRESH = sa.text("""
-UPDATE knowledge_bases SET chunk_count = (SELECT coalesce(sum(chunk_count), 0) FROM documents WHERE kb_id = :id)
-WHERE id = :id
+UPDATE knowledge_bases k SET chunk_count = counted.chunks, revision = k.revision + 1, settled_revision = k.revision + 1
+FROM (SELECT coalesce(sum(chunk_count), 0) AS chunks FROM documents WHERE kb_id = :id) counted
+WHERE k.id = :id AND (k.chunk_count <> counted.chunks OR k.settled_revision <> k.revision)
 """)
+_CHANGED = sa.text("UPDATE knowledge_bases SET revision = revision + 1 WHERE id = CAST(:id AS uuid)")
 
 MAX_NAME_CHARS = 200
 
@@ -53,15 +57,10 @@ class KnowledgeBases:
 
     def find(self, tenant: str, name: str) -> KnowledgeBase:
         """The knowledge base of that name; raises NotFound."""
-        with statement(self._engine) as connection:
-            row = connection.execute(_FIND, {"tenant": tenant, "name": name}).mappings().first()
-        if row is None:
-            where = "" if tenant == "default" else f" of tenant {_shown(tenant)!r}"
-            raise NotFound(
-                f"There is no knowledge base {_shown(name)!r}{where}.",
-                f"`manage.py kb list` shows those there are; `manage.py ingest PATH --kb {_shown(name)}` makes one.",
-            )
-        return knowledge_base(row)
+        found = fetched(self._engine, _FIND, {"tenant": tenant, "name": name})
+        if not found:
+            raise not_found(tenant, name)
+        return knowledge_base(found[0])
 
     def list(self, tenant: str) -> tuple[KnowledgeBase, ...]:
         """All knowledge bases of a tenant, by name."""
@@ -90,8 +89,16 @@ class KnowledgeBases:
             row = connection.execute(_COUNTS, {"id": kb_id}).mappings().one()
         return {name: int(count) for name, count in row.items()}
 
+    def changed(self, kb_id: str) -> None:
+        """Count a change of what a question can find: what is kept from before is not given any more."""
+        with statement(self._engine) as connection:
+            connection.execute(_CHANGED, {"id": kb_id})
+
     def refresh_size(self, kb_id: str) -> None:
-        """Count its chunks anew, after a change; a question reads the count and doesn't add up all documents."""
+        """Count its chunks anew when a change is complete; a question reads the count and doesn't add up all documents.
+
+        The count weighs in the scores of what is found, and what was replaced has left the store: a change, too.
+        """
         with statement(self._engine) as connection:
             connection.execute(_REFRESH, {"id": kb_id})
 
@@ -102,6 +109,21 @@ class KnowledgeBases:
         with transaction(self._engine) as connection:
             connection.execute(_TENANT, {"tenant": tenant})
             return connection.execute(_CREATE, values).rowcount == 1
+
+
+def not_found(tenant: str, name: str) -> NotFound:
+    """The error for a knowledge base that isn't there."""
+    where = "" if tenant == "default" else f" of tenant {_shown(tenant)!r}"
+    its, kb = of_tenant(tenant), shlex.quote(_shown(name))
+    return NotFound(
+        f"There is no knowledge base {_shown(name)!r}{where}.",
+        f"`manage.py kb list{its}` shows those there are; `manage.py ingest PATH --kb {kb}{its}` makes one.",
+    )
+
+
+def of_tenant(tenant: str) -> str:
+    """What a command needs beside the rest to be about this tenant."""
+    return "" if tenant == "default" else f" --tenant {shlex.quote(_shown(tenant))}"
 
 
 def _refuse_unusable(kind: str, name: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.adapters.postgres.engine import statement
+from pipeline.adapters.postgres.engine import fetched, statement
 from pipeline.errors import NotFound
 from pipeline.types import Parent, Passage
 
@@ -63,14 +63,13 @@ class Passages:
 
     def live(self, kb_id: str, chunk_ids: Sequence[str]) -> dict[str, Passage]:
         """Places of those chunks that belong to a live generation, by chunk id, without text."""
-        with statement(self._engine) as connection:
-            rows = connection.execute(_LIVE, {"ids": list(chunk_ids), "kb_id": kb_id}).mappings()
-            return {row["chunk_id"]: Passage.model_construct(**row) for row in rows}
+        found = fetched(self._engine, _LIVE, {"ids": list(chunk_ids), "kb_id": kb_id})
+        return {row["chunk_id"]: Passage.model_construct(**row) for row in found}
 
     def texts(self, kb_id: str, chunk_ids: Sequence[str]) -> dict[str, str]:
         """Texts by chunk id; a chunk that is gone is left out."""
-        with statement(self._engine) as connection:
-            return {row[0]: row[1] for row in connection.execute(_TEXTS, {"ids": list(chunk_ids), "kb_id": kb_id})}
+        found = fetched(self._engine, _TEXTS, {"ids": list(chunk_ids), "kb_id": kb_id})
+        return {row["id"]: row["text"] for row in found}
 
     def parents(self, kb_id: str, chunk_ids: Sequence[str]) -> dict[str, Parent]:
         """Parents of live chunks by chunk id, the chunk itself where none is stored; those not live are left out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -10,7 +11,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from pipeline.adapters.postgres.engine import transaction, translating
+from pipeline.adapters.postgres.engine import allow, transaction, translating
 
 # Any number that no other program locks in this database; "celeriac" read as a number in base 36.
 _LOCK = 965_411_346_324
@@ -30,6 +31,7 @@ class Schema:
         """
         config = _config()
         with translating(), self._engine.connect() as connection:
+            allow(connection, math.inf)
             connection.execute(sa.text("SET statement_timeout = 0"))
             connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
             try:

@@ -14,7 +14,7 @@ from tests.installation import migrated_parts, new_kb
 @pytest.fixture(scope="session")
 def parts(postgres_url: str) -> Iterator[Parts]:
     """Parts over a migrated database, shared: each test makes a knowledge base of its own."""
-    found = migrated_parts(DATABASE_URL=postgres_url, chunk_tokens=40)
+    found = migrated_parts(DATABASE_URL=postgres_url, chunk_tokens=40, cache=False)
     yield found
     found.close()
 

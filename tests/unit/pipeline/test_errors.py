@@ -71,6 +71,7 @@ def test_its_json_says_its_name_and_whether_to_try_again(kind: type[CeleriacErro
 def test_only_what_can_pass_by_itself_is_worth_another_try() -> None:
     assert {kind.__name__ for kind in KINDS if kind.retryable} == {
         "Unreachable",
+        "Unavailable",
         "TimedOut",
         "RateLimited",
         "Postponed",
@@ -79,9 +80,11 @@ def test_only_what_can_pass_by_itself_is_worth_another_try() -> None:
     }
 
 
-def test_what_the_caller_can_mend_ends_a_command_with_2_and_all_else_with_1() -> None:
+def test_what_the_caller_can_mend_ends_a_command_with_2_what_was_cancelled_with_4_and_all_else_with_1() -> None:
+    others = [kind for kind in KINDS if not issubclass(kind, errors.InputError | errors.Cancelled)]
     assert {kind.exit_status for kind in KINDS if issubclass(kind, errors.InputError)} == {2}
-    assert {kind.exit_status for kind in KINDS if not issubclass(kind, errors.InputError)} == {1}
+    assert errors.Cancelled.exit_status == 4
+    assert {kind.exit_status for kind in others} == {1}
 
 
 def test_an_error_of_a_newer_version_is_still_told() -> None:

@@ -82,12 +82,34 @@ def test_refusals_of_requests_that_were_under_way_together_count_once() -> None:
     gate = refused(OPEN, NOW, 2.0)
     for _ in range(5):
         gate = refused(gate, NOW + 0.1, 2.0)
-    assert (gate.closed_until, gate.closures) == (pytest.approx(NOW + 2.1), 1)
+    assert (gate.closed_until, gate.closures) == (pytest.approx(NOW + 2), 1)
+
+
+def test_they_change_nothing_unless_they_ask_for_clearly_longer() -> None:
+    gate = refused(OPEN, NOW, 2.0, "first")
+    assert refused(gate, NOW + 0.4, 2.0, "second") is gate
+    longer = refused(gate, NOW + 0.4, 9.0, "third")
+    assert (longer.closed_until, longer.cause, longer.closures) == (NOW + 9.4, "third", 1)
 
 
 def test_an_answer_to_what_was_sent_before_it_closed_does_not_open_it() -> None:
     gate = refused(OPEN, NOW, 2.0)
     assert worked(gate, NOW + 0.1, probe=False) == gate
+
+
+def test_after_the_clock_was_set_back_a_closure_and_a_probe_are_over_and_faults_still_count() -> None:
+    closed, before = refused(OPEN, NOW, 5.0), NOW - 3600
+    assert closed.state(before) == "half-open"
+    probing(probing(closed, NOW + 5), before)
+    gate = faulted(OPEN, NOW, probe=False)
+    for second in range(FAULTS_TO_CLOSE):
+        gate = faulted(gate, before + second, probe=False, span=2.0)
+    assert not gate.lets_pass
+
+
+def test_one_that_is_closed_for_longer_meanwhile_stays_so_to_its_end() -> None:
+    gate = refused(refused(OPEN, NOW, 2.0), NOW + 1, 30.0)
+    assert enter(gate, NOW + 1)[1] == Entry(wait=30.0)
 
 
 def test_closures_grow_while_probes_are_refused_up_to_a_bound() -> None:
@@ -137,12 +159,22 @@ def test_faults_in_a_row_are_an_outage_and_close_it() -> None:
 
 
 def test_a_failed_probe_closes_it_again_and_longer_each_time() -> None:
-    gate, waits, now = Gate(), [], NOW
+    gate, waits, now = refused(OPEN, NOW, 1.0), [], NOW + 1
     for _ in range(3):
         gate = faulted(probing(gate, now), now, probe=True)
         waits.append(gate.closed_until - now)
         now = gate.closed_until
     assert waits == sorted(set(waits))
+
+
+@pytest.mark.parametrize("gate", [Gate(), replace(OPEN, proven_at=NOW - STALE_AFTER)], ids=["new", "long silent"])
+def test_a_failed_probe_of_a_gate_that_nothing_is_known_against_is_one_fault_and_the_next_one_probes(
+    gate: Gate,
+) -> None:
+    for faults in range(1, FAULTS_TO_CLOSE):
+        gate = faulted(probing(gate, NOW), NOW, probe=True)
+        assert (gate.lets_pass, gate.faults) == (True, faults)
+    assert not faulted(probing(gate, NOW), NOW, probe=True).lets_pass
 
 
 def test_a_late_fault_of_a_closed_gate_changes_nothing() -> None:

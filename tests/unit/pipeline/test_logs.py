@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 PROGRAM = """
 import logging, threading
+import psycopg
 import structlog
 from pipeline import logs
 {configure}
@@ -27,7 +28,9 @@ log.debug("hidden")
 log.info("outside")
 for noisy in ("httpx", "celery.app.trace"):
     logging.getLogger(noisy).info("chatter")
-logging.getLogger("weaviate-client").error("whole objects")
+for silent in ("weaviate-client", "psycopg.transaction"):
+    logging.getLogger(silent).error("whole objects")
+logging.getLogger("psycopg").warning("theirs alone")
 """
 
 
@@ -45,7 +48,7 @@ def _events(level: str = "INFO") -> list[dict[str, Any]]:
 
 
 def test_each_event_is_one_line_of_json_with_time_level_and_the_id_it_belongs_to() -> None:
-    done, theirs, defect, outside = _events()
+    done, theirs, defect, outside, _ = _events()
     assert {key: done[key] for key in ("event", "question", "level", "logger", "ms", "text")} == {
         "event": "stage done",
         "question": "q-1",
@@ -63,7 +66,8 @@ def test_each_event_is_one_line_of_json_with_time_level_and_the_id_it_belongs_to
 
 def test_the_level_decides_what_is_said_and_libraries_say_little_at_any() -> None:
     """Celery's own line on a task would hold its result, the answer; Weaviate's a whole text and vector."""
-    assert [event["event"] for event in _events("WARNING")] == ["a b", "defect"]
+    assert [event["event"] for event in _events("WARNING")] == ["a b", "defect", "theirs alone"]
+    assert [event["event"] for event in _events("ERROR")] == ["defect"]
     assert "hidden" in [event["event"] for event in _events("DEBUG")]
     assert not {"chatter", "whole objects"} & {event["event"] for event in _events("DEBUG")}
 

@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipeline import pacing
+from pipeline.breaker import Breaker
 from pipeline.errors import CeleriacError, Postponed, RateLimited, RequestRejected, ServerFault, TimedOut
 from pipeline.gate import LocalGateStore
+from pipeline.governor import Unlimited, Upstream
 from pipeline.pacing import FIRST_WINDOW, SMALLEST_SHARE, Pace, Window
 
 
@@ -163,6 +165,16 @@ class TestPermit:
             assert permit.probe
         with other.permit() as permit:
             assert permit.texts(256) == 256 * SMALLEST_SHARE
+
+    def test_one_of_its_requests_that_fails_stops_no_question(self) -> None:
+        store = LocalGateStore()
+        people = Upstream("service", Breaker("service", store), Unlimited())
+        with people.call():
+            pass
+        bulk = Pace("service", store, most=8)
+        fail(bulk, ServerFault("It broke."))
+        with people.call(), bulk.permit() as permit:
+            assert permit.texts(256) == 1
 
     @pytest.mark.parametrize("error", [TimedOut("No answer."), refusal(0.01)], ids=["timeout", "refusal"])
     def test_an_overloaded_service_gets_fewer_requests_at_once(self, proven: Pace, error: CeleriacError) -> None:

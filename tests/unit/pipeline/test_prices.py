@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.prices import PRICES, cost
+from pipeline.types import Usage
 
 
 def test_a_million_tokens_each_way_cost_the_sum_of_both_prices() -> None:
@@ -35,6 +36,17 @@ def test_a_snapshot_may_have_a_price_of_its_own() -> None:
 
     assert cost("gpt-4o-2024-05-13", 1_000_000, 0, overrides) == 5.0
     assert cost("gpt-4o", 1_000_000, 0, overrides) == PRICES["gpt-4o"][0]
+
+
+@pytest.mark.parametrize(("given", "written"), [(463, 32), (459, 41), (1, 0), (123_457, 7)])
+def test_a_cost_is_the_same_number_before_and_after_it_was_on_record(given: int, written: int) -> None:
+    """The row keeps ``numeric(14, 8)``; 463 tokens in and 32 out were 6.230000000000001e-05 in memory once."""
+    used = cost("gpt-6-luna", given, written, {})
+
+    assert used is not None
+    assert used == float(f"{used:.8f}")
+    total = Usage(cost_usd=used).plus(Usage(cost_usd=0.00000123)).cost_usd
+    assert total == float(f"{total:.8f}")
 
 
 def test_embeddings_cost_nothing_for_output() -> None:

@@ -65,6 +65,10 @@ def test_every_name_of_a_setting_is_taken(name: str, monkeypatch: pytest.MonkeyP
         ("CELERIAC_STORE", "chroma"),
         ("CELERIAC_PRICES", "{not json"),
         ("CELERIAC_PRICES", '{"model": [1]}'),
+        ("CELERIAC_LIMITS", '{"model": [0, null]}'),
+        ("CELERIAC_LIMITS", "600"),
+        ("CELERIAC_BUDGET_USD", '{"*": -1}'),
+        ("CELERIAC_BUDGET_TOKENS", '{"*": 0.5}'),
         ("CELERIAC_TASK_EVENTS", "perhaps"),
         ("REDIS_URL", "redis://:pa#ss@host"),
         ("REDIS_URL", "localhost:6379"),
@@ -139,3 +143,11 @@ def test_every_setting_can_be_set_by_a_name_of_its_own() -> None:
         *("WEAVIATE_URL", "WEAVIATE_GRPC_URL", "WEAVIATE_API_KEY"),
     }
     assert not any(name.startswith(settings.PREFIX) for name in known)
+
+
+def test_limits_and_budgets_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELERIAC_LIMITS", '{"m": [600, null], "n": [null, 90000]}')
+    monkeypatch.setenv("CELERIAC_BUDGET_USD", '{"*": 5, "acme": 0}')
+    found = load()
+    assert found.limits == {"m": (600, None), "n": (None, 90_000)}
+    assert found.budget_usd == {"*": 5, "acme": 0}

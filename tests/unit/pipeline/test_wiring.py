@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import BadSettings, ModelMismatch, TimedOut
+from pipeline.adapters.upstreams import MOST_KEPT
+from pipeline.errors import BadSettings, BudgetSpent, ModelMismatch, RateLimited, TimedOut
 from pipeline.settings import Settings
 from pipeline.types import Batch, KnowledgeBase
 from pipeline.wiring import Parts, once
@@ -100,8 +102,8 @@ def test_a_store_without_its_server_is_refused() -> None:
     ("settings", "embedder", "generator"),
     [
         ({}, "WordllamaEmbedder", "ExtractiveGenerator"),
-        ({"OPENAI_API_KEY": "k"}, "OpenAIEmbedder", "OpenAIGenerator"),
-        ({"OPENAI_API_KEY": "k", "embedding_model": "wordllama-256"}, "WordllamaEmbedder", "OpenAIGenerator"),
+        ({"OPENAI_API_KEY": "k"}, "OpenAIEmbedder", "GovernedGenerator"),
+        ({"OPENAI_API_KEY": "k", "embedding_model": "wordllama-256"}, "WordllamaEmbedder", "GovernedGenerator"),
         ({"OPENAI_API_KEY": "k", "chat_model": "extractive"}, "OpenAIEmbedder", "ExtractiveGenerator"),
     ],
     ids=["offline", "service", "offline vectors", "offline answers"],
@@ -167,8 +169,74 @@ def kb_of(model: str, dimensions: int) -> KnowledgeBase:
 def test_there_is_a_reranker_where_an_address_says_so() -> None:
     assert parts_of().reranker is None
     parts = parts_of(rerank_url="http://127.0.0.1:9/rerank", rerank_api_key="k")
-    assert type(parts.reranker).__name__ == "HttpReranker"
+    assert type(parts.reranker).__name__ == "GuardedReranker"
     parts.close()
+
+
+def test_a_model_has_one_governor_and_another_one_another() -> None:
+    parts = parts_of(OPENAI_API_KEY="k")
+    assert parts.upstream("chat", "m") is parts.upstream("chat", "m")
+    assert parts.upstream("chat", "m") is not parts.upstream("chat", "n")
+
+
+def test_questions_that_name_ever_new_models_fill_no_memory() -> None:
+    parts = parts_of(OPENAI_API_KEY="k")
+    for number in range(3 * MOST_KEPT):
+        parts.upstream("chat", f"model {number}")
+    assert len(parts.upstreams._known) == MOST_KEPT
+
+
+def test_what_is_shared_goes_by_the_key_and_does_not_give_it_away(redis_url: str) -> None:
+    namespace = f"test-{uuid.uuid4().hex}"
+    for key in ("sk-one", "sk-two"):
+        parts = parts_of(OPENAI_API_KEY=key, REDIS_URL=redis_url, namespace=namespace)
+        with pytest.raises(RateLimited), parts.upstream("chat", "m").call():
+            raise RateLimited("Slow down.", "", {"retry_after": 30})
+    keys = [key.decode() for key in parts.redis.scan_iter(f"{namespace}:pace:*")]
+    assert len(keys) == 2
+    assert "sk-" not in " ".join(keys)
+
+
+def test_a_redis_that_hangs_holds_up_a_call_for_a_second() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
+        parts = parts_of(
+            REDIS_URL=f"redis://127.0.0.1:{silent.getsockname()[1]}/0",
+            OPENAI_API_KEY="k",
+            limits={"m": [600, None]},
+        )
+        begun = time.monotonic()
+        for _ in range(5):
+            with parts.upstream("chat", "m").call():
+                pass
+        assert time.monotonic() - begun < 3
+        parts.close()
+
+
+def test_operators_see_every_service_that_is_set_and_which_is_not_called(redis_url: str) -> None:
+    parts = parts_of(
+        OPENAI_API_KEY="k",
+        REDIS_URL=redis_url,
+        namespace=f"test-{uuid.uuid4().hex}",
+        rerank_url="http://127.0.0.1:9/rerank",
+        limits={"gpt-6-luna": (600, None)},
+    )
+    with pytest.raises(RateLimited), parts.upstream("chat", "gpt-6-luna").call():
+        raise RateLimited("Slow down.", "", {"retry_after": 30})
+    seen = {report.kind: report for report in parts.upstreams.report()}
+    assert list(seen) == ["chat", "embedding", "reranker", "store"]
+    assert {kind: report.breaker for kind, report in seen.items() if report.breaker != "closed"} == {"chat": "open"}
+    assert seen["chat"].limit_requests == 600
+    parts.close()
+
+
+def test_there_are_budgets_where_the_settings_name_some(redis_url: str, parts: Parts) -> None:
+    assert parts.budget is None
+    limited = parts_of(DATABASE_URL=parts.database_url, REDIS_URL=redis_url, budget_usd={"nobody": 0})
+    assert limited.budget is not None
+    limited.budget.check("somebody")
+    with pytest.raises(BudgetSpent):
+        limited.budget.check("nobody")
+    limited.close()
 
 
 def test_another_way_of_cutting_is_another_fingerprint() -> None:

@@ -181,3 +181,21 @@ def test_texts_of_refused_requests_are_counted_apart(standin: StandInProcess) ->
     standin.configure(faults=[{"kind": "status", "status": 429, "count": 2}])
     assert [embed(standin)[0] for _ in range(3)] == [429, 429, 200]
     assert (standin.counters()["texts"], standin.counters()["texts_asked"]) == (1, 3)
+
+
+def test_an_answer_begins_with_a_piece_that_has_a_role_and_no_text(standin: StandInProcess) -> None:
+    standin.configure(answer="One two.")
+    body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
+    request = urllib.request.Request(f"{standin.url}/chat/completions", data=json.dumps(body).encode())
+
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        events = [json.loads(line[5:]) for line in reply if line.startswith(b"data: {")]
+
+    deltas = [event["choices"][0]["delta"] for event in events]
+    assert deltas == [
+        {"role": "assistant", "content": "", "refusal": None},
+        {"content": "One"},
+        {"content": " two."},
+        {},
+    ]
+    assert standin.counters()["output_tokens"] == 2

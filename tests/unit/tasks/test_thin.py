@@ -88,7 +88,8 @@ def test_the_pipeline_never_names_celery() -> None:
 
 def test_no_test_imports_tasks_before_its_redis_is_known() -> None:
     """Celery's configuration is read at import; collecting such a module would tie all tests to the wrong server."""
-    for path in (ROOT / "tests").rglob("*.py"):
+    for_workers = {ROOT / "tests/broken_backend.py", ROOT / "tests/garbage.py"}
+    for path in set((ROOT / "tests").rglob("*.py")) - for_workers:
         at_import = [node for node in parsed(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
         names = {alias.name for node in at_import if isinstance(node, ast.Import) for alias in node.names}
         names |= {node.module or "" for node in at_import if isinstance(node, ast.ImportFrom)}

@@ -64,7 +64,7 @@ def test_what_is_no_id_is_refused(parts: Parts, tenant: str, text: str) -> None:
 
 def test_what_belongs_to_another_tenant_is_not_found_by_its_beginning(parts: Parts, tenant: str) -> None:
     begin(parts, f"{tenant}-other", "ab12")
-    with pytest.raises(NotFound, match="begins with"):
+    with pytest.raises(NotFound, match=rf"begins with.*`manage\.py runs list --tenant {tenant}`"):
         find_id(parts, tenant, "ab12")
     with pytest.raises(NotFound, match="has no run"):
         find_id(parts, tenant, "last")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from pipeline.adapters.http_lanes import Lanes, make_transport
+from pipeline.adapters.http_lanes import AT_HAND, Lanes, make_transport
 from tests.standin.fixture import StandInProcess
+from tests.standin.scripted import Script, Scripted
 
 
 @pytest.fixture
@@ -74,6 +76,22 @@ def test_a_response_closed_early_frees_its_lane_without_its_connection(
 
     assert client.get(f"{standin.url}/models").json()["object"] == "list"
     assert standin.counters()["connections"] == 2
+
+
+def test_a_response_tells_whether_more_of_it_is_at_hand(
+    client: httpx2.Client, scripted: Callable[[Script], Scripted]
+) -> None:
+    """Both what the system holds and what the client has read, but not handed out yet."""
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    service = scripted([(0.0, head + b"1\r\na\r\n1\r\nb\r\n"), (0.3, b"1\r\nc\r\n0\r\n\r\n")])
+
+    with client.stream("GET", service.host) as response:
+        at_hand, pieces = response.extensions[AT_HAND], response.iter_raw()
+        told = [(next(pieces), at_hand()), (next(pieces), at_hand())]
+        time.sleep(0.6)
+        told += [(b"", at_hand()), *((piece, at_hand()) for piece in pieces)]
+
+    assert told == [(b"a", True), (b"b", False), (b"", True), (b"c", True)]
 
 
 def test_a_connection_that_the_service_closed_is_replaced(

@@ -10,6 +10,7 @@ from pipeline import errors
 from pipeline.adapters.http_reranker import HttpReranker
 from pipeline.types import Passage
 from tests.standin.fixture import StandInProcess
+from tests.standin.scripted import Scripted
 
 TEXTS = ["cats sleep", "dogs chase cats", "dogs bark loudly", ""]
 QUESTION = "dogs bark loudly"
@@ -129,6 +130,22 @@ def test_the_timeout_bounds_the_whole_call(standin: StandInProcess, reranker: Ma
         reranker().rerank(QUESTION, passages(), timeout=0.5)
 
     assert 0.4 < time.monotonic() - started < 2.0
+
+
+def test_the_timeout_bounds_a_reply_whose_headers_never_end(hanging_headers: Scripted, reranker: Make) -> None:
+    started = time.monotonic()
+
+    with pytest.raises(errors.TimedOut):
+        reranker(host=hanging_headers.host).rerank(QUESTION, passages(), timeout=0.5)
+
+    assert 0.4 < time.monotonic() - started < 1.5
+
+
+def test_a_refusal_that_gives_no_reason_is_still_one(hanging_refusal: Scripted, reranker: Make) -> None:
+    with pytest.raises(errors.RateLimited) as caught:
+        reranker(host=hanging_refusal.host).rerank(QUESTION, passages(), timeout=10)
+
+    assert caught.value.retry_after == 7
 
 
 def test_nobody_there_is_unreachable(free_port: Callable[[], int], reranker: Make) -> None:

@@ -130,6 +130,12 @@ def test_an_error_of_our_own_passes_through_untouched() -> None:
         ({"retry-after": "-3"}, 0.0),
         ({"retry-after": "soon"}, None),
         ({"retry-after": formatdate(0, usegmt=True)}, 0.0),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after-ms": "inf", "retry-after": "9"}, 9.0),
+        ({"retry-after": "1e18"}, 86_400.0),
+        ({"retry-after-ms": "1e18"}, 86_400.0),
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, 86_400.0),
     ],
 )
 def test_the_time_to_wait_is_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
@@ -140,6 +146,16 @@ def test_a_date_to_come_back_at_becomes_seconds_from_now() -> None:
     found = retry_after({"retry-after": formatdate(time.time() + 60, usegmt=True)})
 
     assert found == pytest.approx(60, abs=2)
+
+
+def test_a_rate_limit_keeps_what_the_service_says_of_its_limits() -> None:
+    headers = {"X-RateLimit-Remaining-Requests": "0", "retry-after": "3", "set-cookie": "secret"}
+
+    found = status_fault(CALL, 429, headers, {})
+
+    assert found.detail["limits"] == {"x-ratelimit-remaining-requests": "0"}
+    assert "limits" not in status_fault(CALL, 500, headers, {}).detail
+    assert "limits" not in status_fault(CALL, 429, {}, {}).detail
 
 
 @pytest.mark.parametrize("code", ["insufficient_quota", "billing_hard_limit_reached"])

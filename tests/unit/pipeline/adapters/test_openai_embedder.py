@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +11,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from pipeline import errors
+from pipeline.adapters import openai_embedder
 from pipeline.adapters.openai_client import make_client
 from pipeline.adapters.openai_embedder import MAX_TEXT_TOKENS, OpenAIEmbedder
+from pipeline.breaker import Breaker
+from pipeline.gate import LocalGateStore
+from pipeline.governor import Unlimited, Upstream
+from pipeline.pacing import Pace
 from tests.standin import model as standin_model
 from tests.standin.fixture import StandInProcess
+from tests.standin.scripted import Script, Scripted
 
 Make = Callable[..., OpenAIEmbedder]
 
@@ -29,6 +36,18 @@ def embedder(standin: StandInProcess) -> Iterator[Make]:
 
     yield make
     client.close()
+
+
+@pytest.fixture
+def embedder_of(request: pytest.FixtureRequest) -> Callable[[Scripted], OpenAIEmbedder]:
+    """Makes embedders of other services."""
+
+    def make(service: Scripted) -> OpenAIEmbedder:
+        client = make_client("key", f"{service.host}/v1", 5.0)
+        request.addfinalizer(client.close)
+        return OpenAIEmbedder(client, "text-embedding-3-small", None, max_texts=9, max_tokens=999, concurrency=1)
+
+    return make
 
 
 def requests(standin: StandInProcess) -> int:
@@ -137,6 +156,17 @@ def test_a_reply_that_is_not_json_is_a_fault_of_the_server(standin: StandInProce
         embedder().embed(["one"], timeout=5)
 
 
+@pytest.mark.parametrize("usage", ["none", [1], {"prompt_tokens": "n/a"}], ids=json.dumps)
+def test_a_usage_of_another_form_is_a_fault_of_the_server(
+    scripted: Callable[[Script], Scripted], embedder_of: Callable[[Scripted], OpenAIEmbedder], usage: Any
+) -> None:
+    body = json.dumps({"data": [{"index": 0, "embedding": [0.5] * 1536}], "usage": usage}).encode()
+    service = scripted([(0.0, b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))])
+
+    with pytest.raises(errors.ServerFault, match="usage"):
+        embedder_of(service).embed(["one"], timeout=5)
+
+
 @pytest.mark.parametrize("fault", [{"kind": "hang"}, {"kind": "drip", "pause": 0.05}], ids=["hangs", "drips"])
 def test_the_timeout_bounds_the_whole_call_however_the_service_delays(
     standin: StandInProcess, embedder: Make, fault: dict[str, Any]
@@ -149,6 +179,36 @@ def test_the_timeout_bounds_the_whole_call_however_the_service_delays(
         embedder().embed(["one"], timeout=0.5)
 
     assert 0.4 < time.monotonic() - started < 2.0
+
+
+def test_the_timeout_bounds_a_reply_whose_headers_never_end(
+    hanging_headers: Scripted, embedder_of: Callable[[Scripted], OpenAIEmbedder]
+) -> None:
+    started = time.monotonic()
+
+    with pytest.raises(errors.TimedOut):
+        embedder_of(hanging_headers).embed(["one"], timeout=0.5)
+
+    assert 0.4 < time.monotonic() - started < 1.5
+
+
+def test_a_refusal_that_gives_no_reason_is_still_one(
+    hanging_refusal: Scripted, embedder_of: Callable[[Scripted], OpenAIEmbedder]
+) -> None:
+    started = time.monotonic()
+
+    with pytest.raises(errors.RateLimited) as caught:
+        embedder_of(hanging_refusal).embed(["one"], timeout=10)
+
+    assert caught.value.retry_after == 7
+    assert time.monotonic() - started < 3
+
+
+def test_a_refusal_that_gives_no_reason_in_the_time_of_the_call_is_still_one(
+    hanging_refusal: Scripted, embedder_of: Callable[[Scripted], OpenAIEmbedder]
+) -> None:
+    with pytest.raises(errors.RateLimited):
+        embedder_of(hanging_refusal).embed(["one"], timeout=0.3)
 
 
 def test_requests_after_one_another_share_one_timeout(standin: StandInProcess, embedder: Make) -> None:
@@ -174,6 +234,38 @@ def test_a_model_that_does_not_exist_is_named(standin: StandInProcess, embedder:
 
     with pytest.raises(errors.ModelNotFound, match="text-embedding-3-small"):
         embedder().embed(["one"], timeout=5)
+
+
+class Settled(Unlimited):
+    """Notes what calls are said to have used."""
+
+    def __init__(self) -> None:
+        self.used: list[int | None] = []
+
+    def settle(self, lane: Any, admission: Any, used: int | None = None, *_: Any, **__: Any) -> None:
+        self.used.append(used)
+
+
+@pytest.mark.parametrize(("reported", "used"), [(7, 7), (0, None)])
+@pytest.mark.parametrize("bulk", [False, True], ids=["people", "ingest"])
+def test_where_the_service_does_not_say_what_it_used_what_was_reserved_counts(
+    standin: StandInProcess, monkeypatch: pytest.MonkeyPatch, reported: int, used: int | None, bulk: bool
+) -> None:
+    monkeypatch.setattr(openai_embedder, "_tokens", lambda *_: reported)
+    client, settled = make_client("key", standin.url, 5.0), Settled()
+    embedder = OpenAIEmbedder(
+        client,
+        "text-embedding-3-small",
+        None,
+        max_texts=10,
+        max_tokens=1000,
+        concurrency=1,
+        pace=Pace("openai", LocalGateStore(), most=1, limiter=settled),
+        upstream=Upstream("openai", Breaker("openai", LocalGateStore()), settled),
+    )
+    list(embedder.embed_parts(["one"], timeout=5)) if bulk else embedder.embed(["one"], timeout=5)
+    client.close()
+    assert settled.used == [used]
 
 
 class TestDimensions:

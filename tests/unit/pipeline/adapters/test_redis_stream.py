@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from pipeline.adapters.redis_stream import AnswerStreams, make_client
+from pipeline.adapters.redis_stream import AnswerStreams, StreamWriter, make_client
 from pipeline.errors import BadSettings, NotFound, Unreachable
 from pipeline.types import AnswerEvent
 
@@ -47,7 +47,7 @@ def write_all(streams: AnswerStreams, question: str, *pieces: str, attempt: int 
     writer = streams.open(question, attempt)
     for piece in pieces:
         writer.write(piece)
-    writer.close()
+    writer.flush()
 
 
 def text_of(events: list[AnswerEvent]) -> str:
@@ -83,7 +83,7 @@ def test_a_reader_that_comes_first_hears_each_piece_as_it_is_written(streams: An
     writer.write("Owls ")
     assert first_piece.wait(5), "the first piece is not held back"
     writer.write("hunt.")
-    writer.close()
+    writer.flush()
     streams.append(question, "done")
     reader.join(timeout=10)
     assert text_of(heard) == "Owls hunt."
@@ -103,6 +103,28 @@ def test_a_reader_goes_on_from_any_position_it_has_seen(streams: AnswerStreams, 
     for number, event in enumerate(events[:-1], start=1):
         assert read_all(streams, question, event.position) == events[number:]
     assert streams.read(question, events[-1].position, block=0.01) == []
+
+
+def test_a_piece_that_is_written_while_the_model_pauses_is_read_at_once(streams: AnswerStreams, question: str) -> None:
+    writer = streams.open(question, 1)
+    for piece in ("one", "two"):
+        writer.write(piece)
+    writer.flush()
+    assert text_of(streams.read(question, "0", block=1)) == "onetwo"
+
+
+def test_a_stream_that_was_lost_in_mid_answer_is_told_again_and_expires(
+    streams: AnswerStreams, question: str, client: redis.Redis
+) -> None:
+    writer = streams.open(question, 1)
+    writer.write("one")
+    key = f"{streams._prefix}{question}"
+    client.delete(key)
+    writer.write("two")
+    writer.flush()
+    events = streams.read(question, "0", block=1)
+    assert [(event.kind, event.value) for event in events] == [("begin", 1), ("text", "onetwo")]
+    assert client.ttl(key) > 0
 
 
 def test_a_second_attempt_says_that_the_first_is_void(streams: AnswerStreams, question: str) -> None:
@@ -139,21 +161,44 @@ def test_many_small_pieces_make_few_entries_and_lose_nothing(streams: AnswerStre
     assert len(events) <= 4 + spent / 0.03 + sum(map(len, pieces)) / 2000
 
 
+def test_several_streams_are_read_at_once_each_from_its_place(streams: AnswerStreams, question: str) -> None:
+    other, quiet = f"{question}-2", f"{question}-3"
+    for name in (question, other):
+        streams.append(name, "text", "old")
+    place = streams.read(question, "0", block=1)[0].position
+    streams.append(question, "text", "new")
+    found = streams.read_many({question: place, other: "0", quiet: "0"}, block=1)
+    assert {name: [event.value for event in events] for name, events in found.items()} == {
+        question: ["new"],
+        other: ["old"],
+    }
+
+
 def test_a_long_silence_is_nothing_and_takes_as_long_as_asked(streams: AnswerStreams, question: str) -> None:
     began = time.monotonic()
     assert streams.read(question, "0", block=0.05) == []
     assert 0.04 < time.monotonic() - began < 3
 
 
-def test_a_stream_dies_of_age_and_every_entry_renews_it(
+def test_a_stream_dies_of_age_and_its_end_renews_it(client: redis.Redis, streams: AnswerStreams, question: str) -> None:
+    key = f"{NAMESPACE}:stream:{question}"
+    streams.open(question, 1).write("more")
+    assert 0 < client.ttl(key) <= TTL
+    client.expire(key, 5)
+    streams.append(question, "done")
+    assert TTL - 5 <= client.ttl(key) <= TTL
+
+
+def test_an_answer_that_takes_long_renews_its_stream_now_and_then(
     client: redis.Redis, streams: AnswerStreams, question: str
 ) -> None:
     key = f"{NAMESPACE}:stream:{question}"
-    writer = streams.open(question, 1)
-    assert 0 < client.ttl(key) <= TTL
-    client.expire(key, 5)
-    writer.write("more")
-    assert TTL - 5 <= client.ttl(key) <= TTL
+    for renew_every, renewed in ((3600.0, False), (0.0, True)):
+        writer = StreamWriter(streams, question, 1, renew_every=renew_every)
+        writer.flush()
+        client.expire(key, 5)
+        writer.write("more")
+        assert (client.ttl(key) > 5) is renewed
 
 
 def test_an_endless_answer_does_not_fill_the_memory(client: redis.Redis, streams: AnswerStreams, question: str) -> None:

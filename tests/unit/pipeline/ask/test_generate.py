@@ -5,16 +5,19 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pipeline import prompts
+from pipeline import losses, prompts
 from pipeline.adapters.openai_client import make_client
 from pipeline.adapters.openai_generator import OpenAIGenerator
 from pipeline.ask.generate import generate
-from pipeline.errors import AuthenticationFailed, ServerFault, TimedOut
+from pipeline.caching.caches import is_full
+from pipeline.cancelling import Abort
+from pipeline.errors import AuthenticationFailed, Cancelled, ServerFault, TimedOut, Unreachable
 from pipeline.seams import Delta, GenerationRequest
 from pipeline.types import AnswerMode, AskOptions, AskState, KnowledgeBase, Parent, Passage, Question, Usage
 from tests.installation import Pad
 from tests.standin.fixture import StandInProcess
 
+SPENT = Usage(embedding_tokens=11, cost_usd=0.05)
 KB = KnowledgeBase(
     id="kb",
     tenant="default",
@@ -49,23 +52,25 @@ class Scripted:
 
     mode: AnswerMode = "generated"
 
-    def __init__(self, *pieces: str, usage: Usage | None = None, error: Exception | None = None) -> None:
-        self._pieces, self._usage, self._error = pieces, usage, error
+    def __init__(
+        self, *pieces: str, usage: Usage | None = None, error: Exception | None = None, cut_off: bool = False
+    ) -> None:
+        self._pieces, self._usage, self._error, self._cut_off = pieces, usage, error, cut_off
         self.requests: list[GenerationRequest] = []
 
-    def stream(self, request: GenerationRequest, *, timeout: float) -> Iterator[Delta]:
+    def stream(self, request: GenerationRequest, *, timeout: float, abort: Abort | None = None) -> Iterator[Delta]:
         self.requests.append(request)
         for piece in self._pieces:
             yield Delta(text=piece)
         if self._error is not None:
             raise self._error
-        yield Delta(usage=self._usage)
+        yield Delta(usage=self._usage, cut_off=self._cut_off)
 
 
 def asked(*chunks: str, text: str = "How many points did the Panthers give up?", **options: object) -> AskState:
     passages = tuple(Passage(chunk_id=chunk, document_id=f"d-{chunk}", title=chunk, start=100) for chunk in chunks)
     question = Question(id="q", text=text, submitted_at=0, deadline=9, options=AskOptions.decode(options))
-    return AskState(question=question, kb=KB, passages=passages, embedding_tokens=11)
+    return AskState(question=question, kb=KB, passages=passages, spent=SPENT)
 
 
 def answered(
@@ -87,7 +92,7 @@ def test_without_a_passage_no_model_is_called() -> None:
     assert (after.answer.outcome, after.answer.mode) == ("not_in_knowledge_base", "none")
     assert after.answer.text == "".join(pad.pieces) == prompts.NOT_FOUND_TEXT
     assert after.answer.citations == after.answer.passages == ()
-    assert after.answer.usage == Usage(embedding_tokens=11, cost_usd=0.0)
+    assert after.answer.usage == SPENT
 
 
 def test_passages_that_are_gone_since_are_no_evidence() -> None:
@@ -165,6 +170,14 @@ def test_an_answer_without_a_citation_is_flagged() -> None:
     assert [flag.rule for flag in after.answer.flags] == ["no-citation"]
 
 
+def test_an_answer_that_was_cut_off_is_flagged_where_it_stood_and_is_no_full_one() -> None:
+    after, _ = answered(asked("c1"), Scripted("It was 308 points. [1]", " They ranked", cut_off=True))
+    assert after.answer is not None
+    assert [(flag.rule, flag.where) for flag in after.answer.flags] == [("cut-off", "answer")]
+    assert after.answer.flags[0].excerpt.endswith("They ranked")
+    assert not is_full(after.answer)
+
+
 def test_a_model_that_finds_nothing_says_so_and_is_not_flagged_for_it() -> None:
     after, _ = answered(asked("c1"), Scripted(prompts.NOT_FOUND_TEXT))
     assert after.answer is not None
@@ -184,7 +197,7 @@ def test_what_it_cost_is_what_the_model_and_the_embedder_say() -> None:
     usage = Usage(model="m", input_tokens=5, output_tokens=3, cost_usd=0.1)
     after, _ = answered(asked("c1"), Scripted("308 points. [1]", usage=usage))
     assert after.answer is not None
-    assert after.answer.usage == usage.model_copy(update={"embedding_tokens": 11})
+    assert after.answer.usage == usage.model_copy(update={"embedding_tokens": 11, "cost_usd": 0.15})
 
 
 # --------------------------------------------------------------------------- attempts and failures
@@ -192,9 +205,9 @@ def test_what_it_cost_is_what_the_model_and_the_embedder_say() -> None:
 
 def test_each_attempt_is_announced_before_the_model_is_asked() -> None:
     class Late(Scripted):
-        def stream(self, request: GenerationRequest, *, timeout: float) -> Iterator[Delta]:
+        def stream(self, request: GenerationRequest, *, timeout: float, abort: Abort | None = None) -> Iterator[Delta]:
             assert pad.attempts == [3]
-            return super().stream(request, timeout=timeout)
+            return super().stream(request, timeout=timeout, abort=abort)
 
     pad = Pad()
     generate(asked("c1"), generator=Late("308. [1]"), texts=Texts(), sink=pad, timeout=5, attempt=3)
@@ -204,6 +217,17 @@ def test_each_attempt_is_announced_before_the_model_is_asked() -> None:
 def test_a_model_that_breaks_off_fails_the_stage_with_its_own_error() -> None:
     with pytest.raises(ServerFault, match="broke off"):
         answered(asked("c1"), Scripted("It was ", error=ServerFault("It broke off.")))
+
+
+# --------------------------------------------------------------------------- giving up
+
+
+def test_a_question_given_up_before_calls_no_model_and_announces_nothing() -> None:
+    abort, generator, pad = Abort(), Scripted("308. [1]"), Pad()
+    abort.trigger()
+    with pytest.raises(Cancelled):
+        generate(asked("c1"), generator=generator, texts=Texts(), sink=pad, timeout=5, abort=abort)
+    assert (generator.requests, pad.attempts) == ([], [])
 
 
 # --------------------------------------------------------------------------- a model over the network
@@ -245,3 +269,34 @@ def test_a_service_that_fails_fails_the_stage_in_time(
     standin.configure(faults=[fault])
     with pytest.raises(error):
         generate(asked("c1"), generator=model(), texts=Texts(), sink=Pad(), timeout=0.4)
+
+
+def test_an_answer_whose_end_can_not_be_told_is_paid_for() -> None:
+    class Torn(Pad):
+        def flush(self) -> None:
+            raise Unreachable("Redis can't be reached.")
+
+    used = Usage(model="m", input_tokens=7, output_tokens=3, cost_usd=0.5)
+    with losses.counted() as lost, pytest.raises(Unreachable):
+        generate(asked("c1"), generator=Scripted("All [1].", usage=used), texts=Texts(), sink=Torn(), timeout=5)
+    assert lost.usage == used
+
+
+def test_a_call_whose_text_can_not_be_told_is_closed_at_once() -> None:
+    class Torn(Pad):
+        def write(self, piece: str) -> None:
+            raise Unreachable("Redis can't be reached.")
+
+    closed = []
+
+    class Closed(Scripted):
+        def stream(self, request: GenerationRequest, *, timeout: float, abort: Abort | None = None) -> Iterator[Delta]:
+            try:
+                yield from super().stream(request, timeout=timeout, abort=abort)
+            finally:
+                closed.append(True)
+
+    with pytest.raises(Unreachable) as caught:
+        generate(asked("c1"), generator=Closed("All [1].", "More."), texts=Texts(), sink=Torn(), timeout=5)
+    assert caught.traceback, "which holds all that the error passed through"
+    assert closed

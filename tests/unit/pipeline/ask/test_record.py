@@ -9,7 +9,18 @@ import pytest
 from pipeline.ask.question import new_question
 from pipeline.ask.record import record
 from pipeline.errors import Cancelled, DeadlineExceeded
-from pipeline.types import Answer, AskState, Citation, Flag, KnowledgeBase, Passage, Question, StageTiming, Usage
+from pipeline.types import (
+    Answer,
+    AskState,
+    Citation,
+    Degradation,
+    Flag,
+    KnowledgeBase,
+    Passage,
+    Question,
+    StageTiming,
+    Usage,
+)
 from pipeline.wiring import Parts
 from tests.installation import execute, scalars
 
@@ -36,7 +47,7 @@ def written(question: Question, kb: KnowledgeBase, text: str = "It is this. [1]"
         citations=(Citation(number=1, start=5, end=9, quote="this", **place),),
         passages=(Passage(score=0.5, vector_score=0.25, **place),),
         flags=(Flag(rule="r", where="passage 1", excerpt="…"),),
-        degraded=("reranker",),
+        degraded=(Degradation(mode="no_rerank", stage="rerank", reason="It was down."),),
         usage=Usage(model="m", input_tokens=7, output_tokens=5, embedding_tokens=2, cost_usd=0.00125),
     )
     return AskState(question=question, kb=kb, answer=answer, timings=TIMINGS)

@@ -108,7 +108,7 @@ def test_a_better_score_in_a_branch_never_makes_a_chunk_worse(branch: str) -> No
         chosen = chance.choice(vector if branch == "vector" else keyword).chunk_id
         before = scores(fused(vector, keyword, 0.4, limit=24))
         raised = [
-            hit.model_copy(update={"score": hit.score * 1.05}) if hit.chunk_id == chosen else hit
+            hit._replace(score=hit.score * 1.05) if hit.chunk_id == chosen else hit
             for hit in (vector if branch == "vector" else keyword)
         ]
         pair = (raised, keyword) if branch == "vector" else (vector, raised)

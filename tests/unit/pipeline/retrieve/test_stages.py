@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from pipeline.ask.question import new_question
-from pipeline.errors import ModelMismatch, TimedOut
+from pipeline.errors import ModelMismatch, ServerFault, TimedOut
+from pipeline.prices import Price
 from pipeline.retrieve.embed import embed
 from pipeline.retrieve.enrich import enrich
 from pipeline.retrieve.rerank import rerank
 from pipeline.retrieve.search import search
-from pipeline.types import AskOptions, AskState, Hit, IndexRef, KnowledgeBase, Passage, ScoredChunk, Vector
+from pipeline.seams import Embeddings
+from pipeline.types import AskOptions, AskState, Hit, IndexRef, KnowledgeBase, Passage, ScoredChunk, Usage, Vector
 from pipeline.wiring import Parts
 from tests.installation import CountingEmbedder, ingest, live_chunks, new_kb, write
 
@@ -89,6 +91,24 @@ def test_embed_gives_the_vector_that_the_model_gives(parts: Parts, filled: Knowl
     assert hits[0].vector_score == pytest.approx(hits[0].score)
 
 
+class Billed(CountingEmbedder):
+    """The real embedder, which bills a thousand tokens for whatever it embeds."""
+
+    def embed(self, texts: Sequence[str], *, timeout: float) -> Embeddings:
+        return super().embed(texts, timeout=timeout).model_copy(update={"tokens": 1000})
+
+
+@pytest.mark.parametrize(("price", "usd"), [((3.0, 0.0), 0.003), (None, 0.0)])
+def test_what_embedding_cost_is_added_where_its_price_is_known(
+    parts: Parts, filled: KnowledgeBase, price: Price | None, usd: float
+) -> None:
+    embedder = Billed(parts)
+    prices = {embedder.model: price} if price else {}
+    before = asked(parts, filled).but(spent=Usage(model="m", input_tokens=7, cost_usd=0.5))
+    after = embed(before, embedder=embedder, timeout=10, prices=prices)
+    assert after.spent == Usage(model="m", input_tokens=7, embedding_tokens=1000, cost_usd=0.5 + usd)
+
+
 def test_a_question_of_keywords_alone_is_not_embedded(parts: Parts, filled: KnowledgeBase) -> None:
     embedder = CountingEmbedder(parts)
     state = embed(asked(parts, filled, alpha=0.0), embedder=embedder, timeout=10)
@@ -112,6 +132,23 @@ def test_search_finds_by_word_and_by_meaning_and_drops_the_vector(parts: Parts, 
     assert len(state.hits) == len(TEXTS)  # the vector branch ranks them all
     assert parts.passages.texts(filled.id, [state.hits[0].chunk_id]) == {state.hits[0].chunk_id: TEXTS["owls"]}
     assert state.hits[0].keyword_score is not None
+
+
+class Starting(Spy):
+    """A store that answers, and doesn't know yet what it holds."""
+
+    def vector_search(self, index: IndexRef, vector: Vector, limit: int, *, timeout: float) -> list[Hit]:
+        return []
+
+    keyword_search = vector_search  # type: ignore[assignment]
+
+
+def test_a_store_without_its_data_is_a_fault_and_not_an_answer(parts: Parts, filled: KnowledgeBase) -> None:
+    with pytest.raises(ServerFault, match="none of the 4 chunks") as fault:
+        searched(parts, asked(parts, filled), retriever=Starting(parts))
+    assert fault.value.retryable
+    empty = filled.model_copy(update={"chunks": 0})
+    assert searched(parts, asked(parts, empty), retriever=Starting(parts)).hits == ()
 
 
 @pytest.mark.parametrize(("alpha", "branches"), [(0.0, {"keyword"}), (1.0, {"vector"}), (0.5, {"vector", "keyword"})])

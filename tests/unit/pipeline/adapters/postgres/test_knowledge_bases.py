@@ -82,3 +82,15 @@ def test_the_size_is_known_while_the_first_run_goes_on(parts: Parts, kb: Knowled
     write(tmp_path, a="Owls hunt at night.")
     run_stages(parts, started(parts, kb, tmp_path), "parse", "chunk", "embed", "upsert")
     assert parts.knowledge_bases.find(kb.tenant, kb.name).chunks == 1
+
+
+def test_where_one_is_missing_the_commands_to_type_are_about_its_tenant(parts: Parts) -> None:
+    with pytest.raises(NotFound) as missing:
+        parts.knowledge_bases.find("acme corp", "hand book")
+    assert missing.value.hint == (
+        "`manage.py kb list --tenant 'acme corp'` shows those there are; "
+        "`manage.py ingest PATH --kb 'hand book' --tenant 'acme corp'` makes one."
+    )
+    with pytest.raises(NotFound) as missing:
+        parts.knowledge_bases.find("default", "missing")
+    assert "--tenant" not in str(missing.value)

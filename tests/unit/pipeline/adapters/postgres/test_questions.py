@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from pipeline.errors import Conflict, InternalFault, NotFound, RateLimited
+from pipeline.errors import Cancelled, Conflict, InternalFault, NotFound, RateLimited
 from pipeline.types import Answer, AskOptions, Question
 from pipeline.wiring import Parts
 
@@ -110,3 +110,44 @@ def test_open_questions_are_found_oldest_first(parts: Parts) -> None:
     assert found == [old[1].id, old[2].id]
     for asked in old:
         parts.questions.fail(asked.id, InternalFault("Over."), epoch=0)
+
+
+# --------------------------------------------------------------------------- cancelling
+
+
+def test_a_cancelled_question_is_over_for_good(parts: Parts) -> None:
+    asked = submitted(parts)
+    assert parts.questions.cancel(asked.id)
+    assert not parts.questions.finish(answer(asked), kb_id=str(uuid.uuid4()), epoch=0)
+    assert not parts.questions.fail(asked.id, InternalFault("It broke."), epoch=0)
+    assert parts.questions.resubmit(asked.id) is None
+    assert not parts.questions.cancel(asked.id)
+    found = parts.questions.find(asked.id)
+    assert (found.status, found.answer) == ("cancelled", None)
+    with pytest.raises(Cancelled):
+        parts.questions.answer(asked.id)
+
+
+def test_what_is_over_can_not_be_cancelled(parts: Parts) -> None:
+    answered, failed = submitted(parts), submitted(parts)
+    parts.questions.finish(answer(answered), kb_id=str(uuid.uuid4()), epoch=0)
+    parts.questions.fail(failed.id, InternalFault("It broke."), epoch=0)
+    assert not parts.questions.cancel(answered.id)
+    assert not parts.questions.cancel(failed.id)
+    assert not parts.questions.cancel(str(uuid.uuid4()))
+    assert [parts.questions.find(asked.id).status for asked in (answered, failed)] == ["done", "failed"]
+
+
+def test_a_question_is_cancelled_whatever_its_epoch(parts: Parts) -> None:
+    asked = submitted(parts)
+    parts.questions.resubmit(asked.id)
+    assert parts.questions.cancel(asked.id)
+
+
+def test_cancelled_questions_are_listed_until_their_deadline_and_not_sent_again(parts: Parts) -> None:
+    under_way, late, open_one = submitted(parts), submitted(parts, deadline=time.time() - 1), submitted(parts)
+    parts.questions.cancel(under_way.id)
+    parts.questions.cancel(late.id)
+    ids = {under_way.id, late.id, open_one.id}
+    assert ids & set(parts.questions.cancelled()) == {under_way.id}
+    assert ids & {question.id for question in parts.questions.open_before(time.time() + 1)} == {open_one.id}

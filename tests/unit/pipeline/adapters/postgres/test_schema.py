@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,13 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from pipeline.adapters.postgres.connection import GRACE
 from pipeline.adapters.postgres.engine import make_engine
+from pipeline.adapters.postgres.questions import Questions
 from pipeline.adapters.postgres.runs import Runs
-from pipeline.adapters.postgres.schema import Schema
-from pipeline.errors import BadSettings, Conflict
-from pipeline.types import RunOptions, Source
+from pipeline.adapters.postgres.schema import _LOCK, Schema
+from pipeline.errors import BadSettings, Conflict, ServerFault
+from pipeline.types import AskState, Question, RunOptions, Source, StageFailure
 from pipeline.wiring import Parts
 
 ROOT = Path(__file__).resolve().parents[5]
@@ -84,6 +87,24 @@ def test_three_processes_at_once_migrate_once(empty_database: str, engine: sa.En
     told = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], told
     assert {out.strip() for out, _ in told} == {Schema(engine).current_revision()}
+
+
+def test_who_migrates_waits_for_the_lock_for_longer_than_a_statement_may_take(empty_database: str) -> None:
+    hasty = make_engine(empty_database, pool=1, connect_timeout=5, statement_timeout=0.5)
+    held = threading.Event()
+
+    def hold() -> None:
+        with psycopg.connect(empty_database) as other:
+            other.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+            held.set()
+            time.sleep(0.5 + GRACE + 0.5)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(10)
+    assert Schema(hasty).migrate() == Schema(hasty).newest_revision()
+    holder.join()
+    hasty.dispose()
 
 
 def test_a_lock_that_was_held_is_given_back(engine: sa.Engine) -> None:
@@ -182,6 +203,24 @@ def test_the_way_back_keeps_the_rows_and_can_be_gone_again(empty_database: str, 
     assert rows(engine, "SELECT count(*) FROM run_items") == [(41,)]
     move(empty_database, "upgrade", "0002")
     assert rows(engine, f"SELECT status FROM runs WHERE id = '{run_id}'") == [("failed",)]
+
+
+def test_what_came_after_cancelling_can_be_given_up_and_come_back_without_touching_questions(
+    empty_database: str, engine: sa.Engine
+) -> None:
+    move(empty_database, "upgrade", "0004")
+    before, indexes = rows(engine, COLUMNS), rows(engine, INDEXES)
+    move(empty_database, "upgrade", "head")
+    ledger, now = Questions(engine), time.time()
+    question = Question(id=str(uuid.uuid4()), text="Why?", submitted_at=now, deadline=now + 60)
+    ledger.submit(question)
+    failure = StageFailure(stage="embed", state=AskState(question=question))
+    assert ledger.fail(question.id, ServerFault("It broke."), epoch=0, failure=failure)
+    move(empty_database, "downgrade", "0004")
+    assert (rows(engine, COLUMNS), rows(engine, INDEXES)) == (before, indexes)
+    move(empty_database, "upgrade", "head")
+    assert rows(engine, "SELECT count(*) FROM dead_letters") == [(0,)]
+    assert ledger.find(question.id).status == "failed"
 
 
 COLUMNS = """

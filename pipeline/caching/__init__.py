@@ -1,0 +1,1 @@
+"""What was found and answered before: in the process, in Redis, in Postgres."""
