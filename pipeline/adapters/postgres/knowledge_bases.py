@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.adapters.postgres.engine import fetched, statement, transaction
-from pipeline.errors import BadSettings, Conflict, NotFound
+from pipeline.errors import BadSettings, Conflict, NotFound, ServerFault
 from pipeline.types import IndexRef, KnowledgeBase, StoreName
 
 KB_COLUMNS = """
@@ -47,6 +47,9 @@ _CHANGED = sa.text("UPDATE knowledge_bases SET revision = revision + 1 WHERE id 
 
 MAX_NAME_CHARS = 200
 
+_DELETE_TRIES = 10
+"""Each rolled back by another batch under way, after the second that Postgres waits before it looks for a deadlock."""
+
 
 class KnowledgeBases:
     """The catalogue of knowledge bases."""
@@ -79,9 +82,19 @@ class KnowledgeBases:
         return self.find(tenant, name)
 
     def delete(self, kb_id: str) -> None:
-        """Remove it with all its documents, chunks and runs; questions asked of it stay."""
-        with statement(self._engine) as connection:
-            connection.execute(_DELETE, {"id": kb_id})
+        """Remove it with all its documents, chunks and runs; questions asked of it stay.
+
+        It locks from the knowledge base down, a batch that is being recorded from the bottom up: where they meet
+        Postgres may roll this back (ServerFault), and it is tried again, since batches under way come to an end.
+        """
+        for tries_left in reversed(range(_DELETE_TRIES)):
+            try:
+                with statement(self._engine) as connection:
+                    connection.execute(_DELETE, {"id": kb_id})
+                return
+            except ServerFault:
+                if not tries_left:
+                    raise
 
     def counts(self, kb_id: str) -> dict[str, int]:
         """How many live ``documents``, ``failed`` documents and live ``chunks`` it has."""

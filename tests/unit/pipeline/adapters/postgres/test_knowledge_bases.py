@@ -5,11 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from pipeline.adapters.postgres.engine import transaction
 from pipeline.errors import BadSettings, Conflict, NotFound
 from pipeline.types import KnowledgeBase
 from pipeline.wiring import Parts
-from tests.installation import ingest, scalars, write
+from tests.installation import eventually, ingest, scalars, write
 
 BUILT_WITH = {"model": "m", "dimensions": 3, "store": "pgvector"}
 
@@ -73,6 +75,34 @@ def test_deleting_one_takes_everything_in_it_along_and_nothing_else(
         assert scalars(parts, f"SELECT 1 FROM {table} WHERE kb_id = :kb", kb=kb.id) == []
     assert scalars(parts, "SELECT 1 FROM run_items WHERE run_id = :run", run=run_id) == []
     assert parts.knowledge_bases.counts(kb.id) == {"documents": 0, "failed": 0, "chunks": 0}
+
+
+def test_deleting_one_that_is_being_written_to_has_its_way_in_the_end(
+    parts: Parts, kb: KnowledgeBase, tmp_path: Path
+) -> None:
+    """Given a batch that is locked while its run is deleted, and whose writer then needs the knowledge base, Postgres
+    rolls the deletion back."""
+    from tests.installation import started
+
+    write(tmp_path, a="Owls hunt at night.")
+    run_id = started(parts, kb, tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(parts.engine) as writer:
+            writer.execute(sa.text("SET LOCAL deadlock_timeout = '60s'"))  # so the other one looks first, and loses
+            writer.execute(sa.text("SELECT FROM run_batches WHERE run_id = :run FOR UPDATE"), {"run": run_id})
+            deleted = pool.submit(parts.knowledge_bases.delete, kb.id)
+            eventually(lambda: bool(scalars(parts, _WAITING)))
+            writer.execute(sa.text("SELECT FROM knowledge_bases WHERE id = :kb FOR KEY SHARE"), {"kb": kb.id})
+            assert not deleted.done()
+        deleted.result(timeout=30)
+    with pytest.raises(NotFound):
+        parts.knowledge_bases.find(kb.tenant, kb.name)
+
+
+_WAITING = """
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'DELETE FROM knowledge_bases%'
+"""
 
 
 def test_the_size_is_known_while_the_first_run_goes_on(parts: Parts, kb: KnowledgeBase, tmp_path: Path) -> None:
