@@ -65,10 +65,12 @@ class CommandLine:
         command = " ".join(map(str, arguments))[:200]
         return Outcome(command, done.returncode, done.stdout.decode(), done.stderr.decode())
 
-    def at_once(self, commands: Sequence[Sequence[Argument]], *, processes: int = 20) -> list[Outcome]:
+    def at_once(
+        self, commands: Sequence[Sequence[Argument]], *, processes: int = 20, timeout: float = 120
+    ) -> list[Outcome]:
         """Each command in a process of its own, so many side by side; their outcomes in the order of the commands."""
         with ThreadPoolExecutor(processes) as pool:
-            return list(pool.map(lambda arguments: self(*arguments), commands))
+            return list(pool.map(lambda arguments: self(*arguments, timeout=timeout), commands))
 
     def start(self, *arguments: Argument) -> subprocess.Popen[bytes]:
         """The command under way."""

@@ -36,7 +36,7 @@ class BySharedServers(LoadScopeScheduling):
 
     _SHARING: Mapping[str, tuple[str, ...]] = {"tests/acceptance": ("test_chat", "test_fs"), "tests/integration": ()}
     """Folders, and the names before which each is cut."""
-    _ON_THEIR_OWN = ("test_benchmark.py", "test_chaos.py", "test_storms.py", "test_layout.py", "test_local_")
+    _ON_THEIR_OWN = ("test_benchmark", "test_chaos.py", "test_storms.py", "test_layout.py", "test_local_")
 
     def _split_scope(self, nodeid: str) -> str:
         folder, _, name = nodeid.partition("::")[0].rpartition("/")

@@ -41,10 +41,11 @@ def stacks() -> Iterator[Stacks]:
     # Below 50 MB, so that a file of that size is refused and not worked on for minutes.
     offline = LiveStack(CELERIAC_MAX_SOURCE_BYTES="20000000", CELERIAC_CACHE="false")
     # What a killed worker held is delivered again; what was asked before is asked again.
-    soon = {"CELERIAC_HEARTBEAT_TTL": "4", "CELERIAC_SWEEP_EVERY": "1", "CELERIAC_CACHE": "false"}
+    # Not before the usual 10 s of silence: a worker that stood still for a while is no dead one.
+    soon = {"CELERIAC_SWEEP_EVERY": "1", "CELERIAC_CACHE": "false"}
     # Or what workers have seen in one test decides what they do in the next.
     patient = {"CELERIAC_SILENCE_LEAST": "15"}
-    served = LiveStack(OPENAI_BASE_URL=standin.url, OPENAI_API_KEY=KEY, CELERIAC_EMBED_TIMEOUT="4", **soon, **patient)
+    served = LiveStack(OPENAI_BASE_URL=standin.url, OPENAI_API_KEY=KEY, CELERIAC_EMBED_TIMEOUT="10", **soon, **patient)
     with ThreadPoolExecutor(2) as pool:
         try:
             list(pool.map(LiveStack.start, (offline, served)))

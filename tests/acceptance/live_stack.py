@@ -31,12 +31,13 @@ class LiveStack:
 
     def start(self, workers: int = 2) -> None:
         """``up --detach``."""
-        outcome = self.cli("up", "--workers", str(workers), "--detach")
+        outcome = self.cli("up", "--workers", str(workers), "--detach", timeout=240)
         assert outcome.status == 0, outcome
 
     def stop(self) -> None:
         """``down``; nothing may be left."""
         outcome = self.cli("down")
+        wait_until(lambda: not self.processes(), 10)  # the kernel is still at those that were killed
         left = self.processes()
         shutil.rmtree(self.home, ignore_errors=True)
         assert outcome.status == 0, outcome

@@ -24,7 +24,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     file: Path = tmp_path_factory.mktemp("benchmark") / "report.json"
     options = ["--parts", "bulk,twin", "--stores", "pgvector", "--passages", str(PASSAGES), "--json", str(file)]
     command = [sys.executable, "-m", "tests.benchmarks.ingest", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=170, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(file.read_text())["bulk pgvector"]
     return found

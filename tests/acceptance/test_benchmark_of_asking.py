@@ -12,7 +12,7 @@ import pytest
 
 from tests.command_line import ROOT
 
-QUESTIONS = 30
+QUESTIONS = 80
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     options = ["--parts", "rate,twin,profile", "--stores", "pgvector", "--rounds", "1", "--json", str(file)]
     small = ["--documents", "50", "--questions", str(QUESTIONS), "--in-flight", "10", "--last-ms", "300"]
     command = [sys.executable, "-m", "tests.benchmarks.ask", *options, *small]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=170, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(file.read_text())["pgvector"]
     return found

@@ -29,7 +29,8 @@ def test_a_question_is_paid_for_once_until_its_knowledge_base_changes(
     assert (row["status"], row["input_tokens"], row["output_tokens"], float(row["cost_usd"])) == ("done", 0, 0, 0.0)
     explained = served.cli("explain", str(second["question_id"]), "--json").json
     assert [stage["stage"] for stage in explained["stages"]] == ["guard", "generate", "record"]
-    assert explained["stages"][1]["cached"] in ("memory", "redis")
+    # The answer that is told may be a moment ahead of the one that is kept.
+    assert explained["stages"][1]["cached"] in ("memory", "redis", "shared")
 
     ask("--no-cache")
     assert standin.counters()["calls"] == {"embeddings 200": 2, "chat 200": 2}
@@ -38,9 +39,9 @@ def test_a_question_is_paid_for_once_until_its_knowledge_base_changes(
     served.cli("ingest", tmp_path, "--kb", "rivers", "--json")
     changed = ask("--cache")
     assert "Black Sea" in str(changed["text"])
-    assert wait_until(lambda: _answers(served)["asked"] >= 3, 10)
+    assert wait_until(lambda: _answers(served)["asked"] >= 3, 60)
     rates = _answers(served)
-    assert rates["memory"] + rates["redis"] == 1
+    assert rates["memory"] + rates["redis"] + rates["shared"] == 1
     assert rates["hit_rate"] is not None
 
 

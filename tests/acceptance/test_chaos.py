@@ -26,7 +26,7 @@ def test_an_ingest_loses_nothing_while_workers_are_killed_and_services_restart(t
         env=os.environ,
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=400,
         check=False,
     )
     print(done.stdout)

@@ -33,7 +33,7 @@ def test_leaving_a_question_cancels_it_and_tells_how_to_leave_one_running(
     assert "ask --detach" in line
     found = ID.search(line)
     assert found is not None
-    standin.wait_for(lambda seen: len(seen["closed_early"]) == 1, 1)
+    standin.wait_for(lambda seen: len(seen["closed_early"]) == 1)  # of itself it would end in 50 s
     assert served_filled.question(corpus.questions[4])["status"] == "cancelled"
     assert "was cancelled" in served_filled.cli("result", found[0]).error(CANCELLED)
 
@@ -51,7 +51,7 @@ def test_leaving_before_anything_has_begun_says_nothing(
         time.sleep(delay)
         status, out, err = _interrupted(begun)
         seen = (delay, status, out, err)
-        if err.startswith("Fatal Python error: init_import_site"):
+        if err.startswith("Fatal Python error: init_") or (status, out, err) == (-signal.SIGINT, "", ""):
             continue  # it came before Python itself was there, let alone anything of ours
         assert status == STOPPED or ("ask" not in command and status in (0, -signal.SIGINT)), seen  # it was over
         assert err == "" or err.startswith(("\nCancelled question", "\nIt was over already")), seen
@@ -68,7 +68,7 @@ def test_leaving_a_question_asked_without_a_broker_cancels_it_too(
     status, _, err = _interrupted(asking)
     assert status == STOPPED
     assert "Traceback" not in err
-    standin.wait_for(lambda seen: len(seen["closed_early"]) == 1, 1)
+    standin.wait_for(lambda seen: len(seen["closed_early"]) == 1)  # of itself it would end in 50 s
     assert served_filled.question(corpus.questions[5])["status"] == "cancelled"
 
 
@@ -101,16 +101,16 @@ def own_stack() -> Iterator[LiveStack]:
     stack.stop()
 
 
-@pytest.mark.timeout(120)
 def test_ctrl_c_in_the_foreground_stops_everything(own_stack: LiveStack) -> None:
     up = own_stack.cli.start("up")
     lines: list[str] = []
     reader = threading.Thread(target=_read, args=(up, lines))
     reader.start()
-    assert wait_until(lambda: any("Celeriac is up." in line for line in lines), 60), lines
+    assert wait_until(lambda: up.poll() is not None or any("Celeriac is up." in line for line in lines), 180), lines
+    assert up.poll() is None, lines
     assert len(own_stack.processes()) > 8
     up.send_signal(signal.SIGINT)
-    assert up.wait(timeout=40) == 0
+    assert up.wait(timeout=90) == 0
     reader.join()
     assert own_stack.processes() == []
     assert own_stack.cli("down").err.strip() == "Nothing was up."
@@ -118,7 +118,7 @@ def test_ctrl_c_in_the_foreground_stops_everything(own_stack: LiveStack) -> None
 
 def _interrupted(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     return process.returncode, out.decode(), err.decode()
 
 

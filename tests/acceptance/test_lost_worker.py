@@ -7,15 +7,14 @@ import os
 import signal
 import time
 
-import pytest
-
 from tests.acceptance.conftest import Corpus
 from tests.acceptance.live_stack import LiveStack, wait_until
 from tests.standin.fixture import StandInProcess
 
 COUNT = 50
 WITHIN = 60.0
-LATENCY = 4.0
+LATENCY = 12.0
+"""Shorter than the silence after which the model is given up; nobody is answered before a worker is killed."""
 
 ASK_MANY = """
 import json, sys
@@ -25,20 +24,21 @@ print(json.dumps([client.submit(client.question(text)) for text in json.load(sys
 """
 
 
-@pytest.mark.timeout(150)
 def test_all_questions_of_a_killed_worker_are_answered_once(
     served_filled: LiveStack, standin: StandInProcess, corpus: Corpus
 ) -> None:
     """The killed worker holds questions in every stage, and messages it has prefetched and not begun."""
     standin.configure(first_token=LATENCY)
-    victim = served_filled.state.processes["ask-1"]
     texts = [f"{corpus.questions[number % 20]} (copy {number})" for number in range(COUNT)]
 
     ids = json.loads(served_filled.cli.python(ASK_MANY, json.dumps(texts)))
-    assert wait_until(lambda: _held_by(served_filled, victim.pid) > COUNT / 4, 20)
-    held = _held_by(served_filled, victim.pid)
-    os.kill(victim.pid, signal.SIGKILL)
+    workers = [served_filled.state.processes[name].pid for name in ("ask-1", "ask-2")]
+    wait_until(lambda: sum(_held_by(served_filled, pid) for pid in workers) >= COUNT, 8)
+    held, victim = max((_held_by(served_filled, pid), pid) for pid in workers)
+    assert held > COUNT / 4
+    os.kill(victim, signal.SIGKILL)
     killed = time.monotonic()
+    standin.configure(first_token=1.0)
 
     assert wait_until(lambda: _over(served_filled, ids) == COUNT, WITHIN), _over(served_filled, ids)
     print(f"{held} messages held by the killed worker; all answered {time.monotonic() - killed:.1f} s later")
@@ -52,7 +52,7 @@ def test_all_questions_of_a_killed_worker_are_answered_once(
     assert [(row["n"], row["kinds"]) for row in stages] == [(6, 6)] * COUNT  # nothing reranks
     for outcome in served_filled.cli.at_once([("result", question, "--json") for question in ids[:2]]):
         assert outcome.json["citations"]
-    assert wait_until(lambda: _is_back(served_filled, victim.pid), 30), "the supervisor starts it again"
+    assert wait_until(lambda: _is_back(served_filled, victim), 60), "the supervisor starts it again"
 
 
 def _over(stack: LiveStack, ids: list[str]) -> int:
@@ -64,8 +64,8 @@ def _held_by(stack: LiveStack, pid: int) -> int:
     """Messages that the worker with this process has taken and not acknowledged."""
     with stack.redis() as client:
         reports = [json.loads(client.get(key) or "{}") for key in client.keys("celeriac:worker:*")]
-        token = next(report["token"] for report in reports if report.get("pid") == pid)
-        return int(client.hlen(f"celeriac:unacked:{token}"))
+        tokens = [report["token"] for report in reports if report.get("pid") == pid]
+        return sum(int(client.hlen(f"celeriac:unacked:{token}")) for token in tokens)
 
 
 def _is_back(stack: LiveStack, old: int) -> bool:

@@ -83,14 +83,14 @@ class TestFlower:
             return {key: task for key, task in _get(filled, "/api/tasks?limit=500").items() if key in wanted}
 
         assert wait_until(
-            lambda: {task["state"] for task in tasks().values()} == {"SUCCESS"} and len(tasks()) == len(STAGES), 15
+            lambda: {task["state"] for task in tasks().values()} == {"SUCCESS"} and len(tasks()) == len(STAGES), 60
         )
         assert {task["name"] for task in tasks().values()} == {f"ask.{stage}" for stage in STAGES}
         assert {task["worker"].split("@")[0] for task in tasks().values()} <= {"ask-1", "ask-2"}
 
     def test_all_workers_are_seen(self, offline: LiveStack) -> None:
         expected = {"ask-1", "ask-2", "ingest-1", "ingest-2", "parse-1", "control-1"}
-        assert wait_until(lambda: {n.split("@")[0] for n in _get(offline, "/api/workers?refresh=1")} == expected, 15)
+        assert wait_until(lambda: {n.split("@")[0] for n in _get(offline, "/api/workers?refresh=1")} == expected, 60)
 
 
 class TestEval:
@@ -195,7 +195,7 @@ def _get(stack: LiveStack, path: str, password: str = "") -> Any:
     assert access is not None
     login = base64.b64encode(f"{access.user}:{password or access.password}".encode()).decode()
     request = urllib.request.Request(access.url + path, headers={"Authorization": f"Basic {login}"})
-    with urllib.request.urlopen(request, timeout=10) as reply:
+    with urllib.request.urlopen(request, timeout=30) as reply:
         return json.load(reply)
 
 

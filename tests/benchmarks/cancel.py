@@ -101,6 +101,7 @@ def _compared(cancelled: Sequence[Mapping[str, Any]], closed: Mapping[str, float
     told = [(row["told"] - row["called"]) * 1000 for row in cancelled]
     return {
         "questions": len(cancelled),
+        "closed": len(times),
         "closed_in_time": sum(ms <= LIMIT_MS for ms in times),
         "closed_ms": _spread(times),
         "told_ms": _spread(told),

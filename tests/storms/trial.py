@@ -174,10 +174,11 @@ class Trial:
         with ThreadPoolExecutor(20) as pool:
             list(pool.map(self._here.client.submit, asked))
             try:
-                standin.wait_for(lambda seen: seen["streams_open"] >= slots, _SLOTS_FULL_WITHIN)
+                seen = standin.wait_for(lambda seen: seen["streams_open"] >= slots, _SLOTS_FULL_WITHIN)
             except AssertionError:
-                self.report.findings.append(f"of {slots} slots only {standin.counters()['streams_open']} are at work")
-            self.report.slots = standin.counters()["streams_open"]
+                seen = standin.counters()
+                self.report.findings.append(f"of {slots} slots only {seen['streams_open']} are at work")
+            self.report.slots = seen["streams_open"]
             list(pool.map(self._here.client.cancel, [question.id for question in asked]))
         standin.wait_for(lambda seen: seen["in_flight"] == 0, _SLOTS_FULL_WITHIN)
         audit.wait_until_idle(self._here)
