@@ -43,7 +43,10 @@ class KnowledgeBases(Protocol):
 class Manifest(Protocol):
     """The run's ledger."""
 
-    def finish(self, run_id: str, status: RunStatus, *, error: CeleriacError | None = None, pruned: int = 0) -> bool:
+    def count_pruned(self, run_id: str, count: int) -> None:
+        """Note that so many documents more were pruned."""
+
+    def finish(self, run_id: str, status: RunStatus, *, error: CeleriacError | None = None) -> bool:
         """End the run."""
 
 
@@ -56,21 +59,27 @@ def finalize(
     store: IndexWriter,
     timeout: float,
 ) -> int:
-    """Prune if asked to, clear away what failed half-way, and end the run; returns how many were pruned."""
+    """Prune if asked to, clear away what failed half-way, and end the run; returns how many were pruned here.
+
+    The end may be sent more than once, and two of them may work side by side: each counts what it deleted itself, as
+    soon as that is gone, and one of them ends the run.
+    """
     if run.status != "running":
         return 0
-    pruned = _prune(run, documents, store, timeout) if run.options.prune else 0
+    pruned = _prune(run, manifest, documents, store, timeout) if run.options.prune else 0
     _discard(run, documents, store, timeout)
     knowledge_bases.refresh_size(run.kb.id)
-    manifest.finish(run.id, "done", pruned=pruned)
+    manifest.finish(run.id, "done")
     return pruned
 
 
-def _prune(run: Run, documents: Documents, store: IndexWriter, timeout: float) -> int:
-    vanished = documents.vanished(run.kb.id, run.id, run.options.roots)
-    for page in _pages(vanished):
-        remove(page, run.kb.all_indexes, documents=documents, store=store, timeout=timeout)
-    return len(vanished)
+def _prune(run: Run, manifest: Manifest, documents: Documents, store: IndexWriter, timeout: float) -> int:
+    pruned = 0
+    for page in _pages(documents.vanished(run.kb.id, run.id, run.options.roots)):
+        removed = remove(page, run.kb.all_indexes, documents=documents, store=store, timeout=timeout)
+        manifest.count_pruned(run.id, removed)
+        pruned += removed
+    return pruned
 
 
 def _discard(run: Run, documents: Documents, store: IndexWriter, timeout: float) -> None:

@@ -25,8 +25,8 @@ class Removable(Protocol):
     def hide(self, document_ids: Sequence[str]) -> list[str]:
         """Take them out of every answer; returns the ids of their chunks."""
 
-    def delete(self, document_ids: Sequence[str]) -> None:
-        """Delete them."""
+    def delete(self, document_ids: Sequence[str]) -> int:
+        """Delete them; returns how many of them were still there."""
 
 
 def retire(
@@ -52,11 +52,13 @@ def remove(
     documents: Removable,
     store: IndexWriter,
     timeout: float,
-) -> None:
-    """Hide documents, take their chunks out of the indexes, then delete their rows; may be repeated after a crash."""
+) -> int:
+    """Hide documents, take their chunks out of the indexes, then delete their rows; may be repeated after a crash.
+    Returns how many rows it deleted itself.
+    """
     chunks = documents.hide(document_ids)
     delete(chunks, indexes, store=store, timeout=timeout)
-    documents.delete(document_ids)
+    return documents.delete(document_ids)
 
 
 def delete(chunk_ids: Sequence[str], indexes: Sequence[IndexRef], *, store: IndexWriter, timeout: float) -> None:

@@ -186,8 +186,9 @@ def test_an_end_that_is_sent_twice_ends_the_run_once(
     run_id = sent(client, parts, kb, docs, prune=True)
     for _ in range(3):
         canvases.end(run_id).apply_async()
-    run = over(parts, run_id)
+    over(parts, run_id)
     eventually(lambda: no_message_of(parts, run_id))
+    run = parts.runs.find(run_id)
     assert (run.status, run.pruned, run.error) == ("done", 1, None)
     assert live_texts(parts, kb) == ["Stays."]
 

@@ -309,11 +309,11 @@ class Documents:
             connection.execute(_HIDE, {"ids": list(document_ids)})
             return list(connection.execute(_CHUNK_IDS, {"ids": list(document_ids)}).scalars())
 
-    def delete(self, document_ids: Sequence[str]) -> None:
-        """Delete documents with their generations and chunks."""
+    def delete(self, document_ids: Sequence[str]) -> int:
+        """Delete documents with their generations and chunks; returns how many of them were still there."""
         with transaction(self._engine) as connection:
             connection.execute(_LOCK, {"ids": list(document_ids)})
-            connection.execute(_DELETE, {"ids": list(document_ids)})
+            return connection.execute(_DELETE, {"ids": list(document_ids)}).rowcount
 
 
 def _require_written(row: Mapping[Any, Any] | None, written: Sequence[IndexRef]) -> None:

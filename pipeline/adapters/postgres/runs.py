@@ -69,11 +69,12 @@ WHERE run_id = :run_id AND status = 'failed' AND failed_at > coalesce(CAST(:afte
 ORDER BY failed_at, number LIMIT :limit
 """)
 _FINISH = sa.text("""
-UPDATE runs SET status = :status, error = CAST(:error AS jsonb), pruned = pruned + :pruned, finished_at = now()
+UPDATE runs SET status = :status, error = CAST(:error AS jsonb), finished_at = now()
 WHERE id = :id AND status IN ('discovering', 'running')
   -- A late message of an end that was before the run went on again ends nothing.
   AND (:status <> 'done' OR NOT EXISTS (SELECT FROM run_batches WHERE run_id = :id AND stage <> 'over'))
 """)
+_COUNT_PRUNED = sa.text("UPDATE runs SET pruned = pruned + :count WHERE id = :id")
 _CANCEL_ALL = sa.text("""
 UPDATE runs SET status = 'cancelled', finished_at = now()
 WHERE kb_id = :kb_id AND status IN ('discovering', 'running')
@@ -185,14 +186,18 @@ class Runs:
 
     # ------------------------------------------------------------------ ending, and going on
 
-    def finish(self, run_id: str, status: RunStatus, *, error: CeleriacError | None = None, pruned: int = 0) -> bool:
+    def count_pruned(self, run_id: str, count: int) -> None:
+        """So many more documents were deleted because the run did not meet them."""
+        with statement(self._engine) as connection:
+            connection.execute(_COUNT_PRUNED, {"id": run_id, "count": count})
+
+    def finish(self, run_id: str, status: RunStatus, *, error: CeleriacError | None = None) -> bool:
         """End the run; False: it was over already, or is not ``done`` because sources are open. Those stay so: the run
         may go on later.
         """
         values = {
             "id": run_id,
             "status": status,
-            "pruned": pruned,
             "error": None if error is None else as_json(error.to_json()),
         }
         with statement(self._engine) as connection:

@@ -107,6 +107,22 @@ def test_a_crash_while_pruning_leaves_nothing_that_can_be_found(
     assert consistent(parts, kb)
 
 
+def test_what_an_end_prunes_that_comes_too_early_is_counted_all_the_same(
+    parts: Parts, kb: KnowledgeBase, tmp_path: Path
+) -> None:
+    """While a batch is open nothing ends the run; what has vanished is known from its beginning."""
+    write(tmp_path, a="Owls hunt at night.", b="Bread rises.")
+    ingest(parts, kb, tmp_path)
+    (tmp_path / "b.txt").unlink()
+    run_id = started(parts, kb, tmp_path, prune=True)
+    assert flow.end(run_id, parts) == 1
+    assert parts.runs.find(run_id).status == "running"
+    run_stages(parts, run_id, *flow.STAGES)
+    assert flow.end(run_id, parts) == 0
+    run = parts.runs.find(run_id)
+    assert (run.status, run.pruned) == ("done", 1)
+
+
 def test_an_end_that_comes_again_ends_nothing_that_goes_on(parts: Parts, kb: KnowledgeBase, tmp_path: Path) -> None:
     """Given a run that ended and whose failures are tried again, when the message of its end comes a second time."""
     write(tmp_path, a="Owls hunt at night.", b=" ")

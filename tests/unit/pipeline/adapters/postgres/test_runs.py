@@ -199,11 +199,11 @@ def test_of_failures_written_at_once_a_page_ends_between_two_and_none_is_missed(
 @pytest.mark.parametrize("later", ["done", "failed", "cancelled"])
 def test_the_first_end_is_final(status: RunStatus, later: RunStatus, parts: Parts, kb: KnowledgeBase) -> None:
     run_id = listed(parts, kb, 1)
-    assert parts.runs.finish(run_id, status, pruned=3)
-    assert not parts.runs.finish(run_id, later, error=BadQuestion("Too late."), pruned=9)
+    assert parts.runs.finish(run_id, status)
+    assert not parts.runs.finish(run_id, later, error=BadQuestion("Too late."))
     assert not parts.runs.cancel(run_id)
     run = parts.runs.find(run_id)
-    assert (run.status, run.pruned, run.error) == (status, 3, None)
+    assert (run.status, run.error) == (status, None)
     assert counts(parts, run_id) == {"parse": 1}, "it may go on"
 
 
