@@ -60,12 +60,12 @@ def environment(redis_url: str, database_url: str, standin_process: StandInProce
         "CELERIAC_CACHE": "false",  # the same question is asked again and again, to see what comes of it
         "CELERIAC_BATCH_DOCUMENTS": "16",
         "CELERIAC_WAVE_BATCHES": "4",
-        "CELERIAC_HEARTBEAT_TTL": "2",
+        "CELERIAC_HEARTBEAT_TTL": "4",
         "CELERIAC_RETRY_BACKOFF": "0.05",
         "CELERIAC_RETRY_BACKOFF_MAX": "0.2",
         "CELERIAC_TASK_EVENTS": "true",
-        "CELERIAC_PARSE_TIMEOUT": "2",
-        "CELERIAC_INGEST_PATIENCE": "6",
+        "CELERIAC_PARSE_TIMEOUT": "4",
+        "CELERIAC_INGEST_PATIENCE": "8",
         "CELERIAC_BUDGET_TOKENS": '{"cancelled": 20, "failed": 20}',
         # Celery's prefork pool may take 5 s to notice that a process died.
         "CELERIAC_MAX_CRASHES": "2",

@@ -132,6 +132,7 @@ def test_the_row_holds_what_the_caller_got(
 def test_an_answer_is_there_when_its_result_has_expired(client: Client, parts: Parts, facts: KnowledgeBase) -> None:
     question = submit(client, facts)
     answer = answered(client, question)
+    stream(parts, question)  # told after the result is stored; the row is there before
     keys = list(parts.redis.scan_iter(f"{parts.settings.namespace}:celery-task-meta-{question.id}"))
     assert len(keys) == 1
     parts.redis.delete(*keys)
@@ -143,7 +144,7 @@ def test_an_answer_is_there_when_its_result_has_expired(client: Client, parts: P
 def test_only_the_last_stage_stores_a_result(client: Client, parts: Parts, facts: KnowledgeBase) -> None:
     """Seven results a question would double what Redis has to do."""
     question = submit(client, facts)
-    answered(client, question)
+    stream(parts, question)  # told after the result is stored
     keys = list(parts.redis.scan_iter(f"{parts.settings.namespace}:celery-task-meta-{question.id}*"))
     assert len(keys) == 1
 
@@ -271,12 +272,14 @@ def test_who_reads_on_hears_the_delivery_that_was_heard_before(
 def test_pieces_are_heard_while_the_model_still_writes(
     client: Client, facts: KnowledgeBase, standin: StandInProcess
 ) -> None:
-    standin.configure(stream_seconds=1.5, chunks=6)
+    standin.configure(stream_seconds=60, chunks=600)
     question = submit(client, facts)
-    heard = [(event.kind, time.monotonic()) for event in client.follow(question)]
-    pieces = [moment for kind, moment in heard if kind == "text"]
-    assert len(pieces) >= 5
-    assert pieces[-1] - pieces[0] > 1.0
+    pieces = (event for event in client.follow(question) if event.kind == "text")
+    assert all(next(pieces).value for _ in range(3))
+    assert standin.counters()["streams_open"] == 1
+    assert client.result(question.id) is None
+    assert client.cancel(question.id)
+    standin.wait_for(lambda seen: seen["streams_open"] == 0)
 
 
 # --------------------------------------------------------------------------- failing
@@ -302,11 +305,10 @@ def assert_told_everywhere(parts: Parts, question: Question, error: CeleriacErro
 
 def test_a_stage_that_fails_is_told_at_once_and_everywhere(client: Client, parts: Parts) -> None:
     """Steps after a failure are never published and would stay PENDING for ever."""
-    began = time.monotonic()
     question = client.question("What is it?", kb="nowhere")
     client.submit(question)
     error = failed(client, question)
-    assert time.monotonic() - began < 2
+    assert time.time() < question.deadline
     assert type(error) is errors.NotFound
     assert "--kb nowhere" in error.hint
     assert_told_everywhere(parts, question, error)
@@ -317,10 +319,9 @@ def test_a_stage_in_the_middle_that_fails_is_told_as_well(
     client: Client, parts: Parts, facts: KnowledgeBase, standin: StandInProcess
 ) -> None:
     standin.configure(faults=[{"kind": "status", "status": 401, "endpoint": "chat"}])
-    began = time.monotonic()
     question = submit(client, facts)
     error = failed(client, question)
-    assert time.monotonic() - began < 2
+    assert time.time() < question.deadline
     assert type(error) is errors.AuthenticationFailed
     assert error.hint
     assert_told_everywhere(parts, question, error)
@@ -333,10 +334,11 @@ def test_a_knowledge_base_removed_between_two_stages_fails_the_question_or_finds
     (docs / "a.txt").write_text("The river Volga flows into the Caspian Sea.")
     kb = new_kb(parts)
     ingest(parts, kb, docs)
-    standin.configure(first_token=0.5)
+    standin.configure(held=True)
     question = submit(client, kb)
     standin.wait_for(lambda counters: counters["in_flight"] == 1)
     parts.knowledge_bases.delete(kb.id)
+    standin.configure()
     assert answered(client, question).outcome == "answered"  # its passages had been read
     assert type(failed(client, submit(client, kb))) is errors.NotFound
 
@@ -388,7 +390,7 @@ def test_no_failure_outlasts_the_deadline(
     standin.configure(faults=[{**fault, "endpoint": "chat"}])
     question = submit(client, facts, timeout=1.5, strict=True)
     error = failed(client, question)
-    assert time.time() < question.deadline + 1.5
+    assert time.time() < question.deadline + 10  # the model would be waited for 15 s, and 429 asks for 60
     assert isinstance(error, errors.UpstreamError | DeadlineExceeded)
     assert_told_everywhere(parts, question, error)
     assert sum(standin.counters()["calls"].values()) <= parts.settings.max_retries + 1
@@ -421,10 +423,11 @@ def test_a_delivery_that_was_overtaken_gives_way_and_fails_nothing(
     """
     from tasks import canvases
 
-    standin.configure(first_token=0.3)
+    standin.configure(held=True)
     question = submit(client, facts)
     standin.wait_for(lambda counters: counters["in_flight"] == 1)
     epoch = parts.questions.resubmit(question.id)
+    standin.configure()
     standin.wait_for(lambda counters: counters["calls"].get("chat 200") == 1)
     finished = threading.Event()
     until = time.monotonic() + 1

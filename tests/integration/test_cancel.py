@@ -36,8 +36,9 @@ pytestmark = [
 
 VOLGA = "Where does the river Volga flow?"
 SLOW = {"chunks": 500, "stream_seconds": 50}
-WITHIN = 1.0
-"""Seconds after which the model's stream must be closed."""
+WITHIN = 10.0
+"""Seconds after which the model's stream must be closed: nothing else ends it within 15. That it takes less than one on
+a machine with nothing else to do is measured by ``python -m tests.benchmarks.cancel``."""
 
 
 def submit(client: Client, kb: KnowledgeBase) -> Question:
@@ -139,7 +140,7 @@ def test_the_worker_stops_there_and_serves_the_next_question(
     question = submit(client, facts)
     standin.wait_for(lambda seen: seen["streams_open"] == 1)
     client.cancel(question.id)
-    log = eventually(lambda: [line for line in _log(worker, question) if "gave way" in line], within=5)
+    log = eventually(lambda: [line for line in _log(worker, question) if "gave way" in line])
     assert len(log) == 1
     standin.reset()
     again = submit(client, facts)
@@ -158,7 +159,7 @@ def test_a_message_of_a_cancelled_question_calls_no_model(
     parts.questions.submit(question)
     assert client.cancel(question.id)
     canvases.ask(question).apply_async()
-    log = eventually(lambda: _log(worker, question), within=10)
+    log = eventually(lambda: _log(worker, question))
     assert "before stage 'guard'" in log[0]
     assert standin.counters()["calls"] == {}
     assert_cancelled(client, parts, question)
@@ -200,7 +201,7 @@ def test_a_failure_that_postgres_can_not_be_asked_about_changes_nothing_either(
     question = client.question(VOLGA, kb=facts.name, timeout=30)
     parts.questions.submit(question)
     client.cancel(question.id)
-    eventually(lambda: parts.cancellations.is_cancelled(question.id), within=5)
+    eventually(lambda: parts.cancellations.is_cancelled(question.id))
     monkeypatch.setattr(parts.questions, "fail", unreachable)
     outcome.fail_question(question.id, ServerFault("Too late."), question.epoch)
     assert_cancelled(client, parts, question)

@@ -26,8 +26,10 @@ FULL = "Which sea does the river Volga flow into?"
 RULED = "And what does it flow into? (river Volga)"
 
 
-def ask(client: Client, kb: KnowledgeBase, conversation: str, text: str = "And what does it flow into?") -> Question:
-    question = client.question(text, kb=kb.name, conversation=conversation, timeout=30)
+def ask(
+    client: Client, kb: KnowledgeBase, conversation: str, text: str = "And what does it flow into?", timeout: float = 30
+) -> Question:
+    question = client.question(text, kb=kb.name, conversation=conversation, timeout=timeout)
     client.submit(question)
     return question
 
@@ -73,7 +75,7 @@ def test_of_two_questions_at_once_the_second_does_not_wait_for_the_first(
     client: Client, parts: Parts, facts: KnowledgeBase, conversation: str, standin: StandInProcess
 ) -> None:
     standin.configure(faults=[{"kind": "hang", "endpoint": "chat", "count": 1}])
-    hanging = ask(client, facts, conversation, "And where are the owls?")
+    hanging = ask(client, facts, conversation, "And where are the owls?", timeout=120)
     standin.wait_for(lambda seen: seen["streams_open"] == 1, 20)
     second = answered(client, ask(client, facts, conversation))
     assert second.standalone == "And what does it flow into? (Where is the river Volga?)"
@@ -90,8 +92,8 @@ def test_a_question_given_up_while_it_is_rewritten_closes_the_call(
     standin.wait_for(lambda seen: seen["streams_open"] == 1, 20)
     begun = time.time()
     assert client.cancel(question.id)
-    seen = standin.wait_for(lambda seen: len(seen["closed_early"]) == 1, 5)
-    assert seen["closed_early"][0]["at"] - begun < 1
+    seen = standin.wait_for(lambda seen: len(seen["closed_early"]) == 1)
+    assert seen["closed_early"][0]["at"] - begun < 5  # of itself it would be given up after 7.5
     with pytest.raises(Cancelled):
         client.result(question.id)
 
@@ -167,7 +169,7 @@ def test_a_conversation_that_is_deleted_takes_along_what_is_under_way(
     question = ask(client, facts, conversation)
     standin.wait_for(lambda seen: seen["streams_open"] == 1, 20)
     client.forget(conversation)
-    standin.wait_for(lambda seen: len(seen["closed_early"]) == 1, 5)
+    standin.wait_for(lambda seen: len(seen["closed_early"]) == 1)
     with pytest.raises(NotFound):
         client.replay(question.id, "guard")
     with pytest.raises(NotFound):

@@ -82,9 +82,12 @@ def _leads(parts: Parts, question: Question) -> bool:
 def test_a_hundred_equal_questions_cost_one_call_and_all_are_answered_and_read(
     client: Client, parts: Parts, facts: KnowledgeBase, standin: StandInProcess, text: str
 ) -> None:
-    standin.configure(first_token=0.5, chunks=10, stream_seconds=0.5)
+    written = {"chunks": 10, "stream_seconds": 0.5}
+    standin.configure(held=True, **written)
     with ThreadPoolExecutor(20) as pool:
         asked = list(pool.map(lambda _: submit(client, facts, text), range(100)))
+        eventually(lambda: sum(followers(parts, question) for question in asked) > 10)
+        standin.configure(**written)
         texts = list(pool.map(lambda question: read(client, question), asked[:20]))
     answers = [answered(client, question) for question in asked]
     assert standin.counters()["calls"] == {"chat 200": 1}
@@ -111,7 +114,7 @@ def test_a_hundred_equal_questions_cost_one_call_and_all_are_answered_and_read(
 def test_a_reader_of_a_follower_reads_along_and_goes_on_where_it_was(
     client: Client, parts: Parts, facts: KnowledgeBase, standin: StandInProcess, text: str
 ) -> None:
-    standin.configure(chunks=40, stream_seconds=2)
+    standin.configure(chunks=100, stream_seconds=6)
     leader, (follower,) = flying(client, parts, standin, facts, text, 1)
     first, second = client.follow(follower), []
     pieces = [event for event, _ in zip((e for e in first if e.kind == "text"), range(5), strict=False)]
@@ -138,9 +141,10 @@ def test_whoever_leads_and_is_cancelled_leaves_the_answer_to_the_others(
 def test_a_follower_is_cancelled_alone(
     client: Client, parts: Parts, facts: KnowledgeBase, standin: StandInProcess, text: str
 ) -> None:
-    standin.configure(first_token=1)
+    standin.configure(held=True)
     leader, (first, second) = flying(client, parts, standin, facts, text, 2)
     client.cancel(first.id)
+    standin.configure()
     assert answered(client, leader).text == answered(client, second).text
     with pytest.raises(Cancelled):
         client.result(first.id)
@@ -169,7 +173,7 @@ def test_what_a_leader_had_no_time_for_is_done_for_those_who_have_more(
     client: Client, parts: Parts, facts: KnowledgeBase, standin: StandInProcess, text: str
 ) -> None:
     standin.configure(faults=[{"kind": "hang", "endpoint": "chat", "count": 1}])
-    hurried = submit(client, facts, text, timeout=3, strict=True)
+    hurried = submit(client, facts, text, timeout=8, strict=True)
     eventually(lambda: _leads(parts, hurried))
     patient = submit(client, facts, text, strict=True)
     eventually(lambda: followers(parts, hurried) == 1)
@@ -181,12 +185,14 @@ def test_what_a_leader_had_no_time_for_is_done_for_those_who_have_more(
 def test_those_who_have_less_time_than_the_first_one_share_among_themselves(
     client: Client, parts: Parts, facts: KnowledgeBase, standin: StandInProcess, text: str
 ) -> None:
-    standin.configure(first_token=1.5)
+    standin.configure(held=True)
     first = submit(client, facts, text, timeout=30)
     eventually(lambda: _leads(parts, first))
     hurried = submit(client, facts, text, timeout=20)
     eventually(lambda: _leads(parts, hurried))
     rest = [submit(client, facts, text, timeout=20) for _ in range(4)]
+    eventually(lambda: followers(parts, hurried) == 4)
+    standin.configure()
     assert all(shared(answered(client, question)) for question in rest)
     assert answered(client, first).text == answered(client, hurried).text
     assert standin.counters()["calls"] == {"chat 200": 2}
@@ -211,7 +217,7 @@ def test_a_lesser_answer_is_shared_and_not_kept(
     client: Client, parts: Parts, facts: KnowledgeBase, standin: StandInProcess, text: str
 ) -> None:
     standin.configure(faults=[{"kind": "hang", "endpoint": "chat"}])
-    asked = [submit(client, facts, text, timeout=4) for _ in range(4)]
+    asked = [submit(client, facts, text, timeout=10) for _ in range(4)]
     answers = [answered(client, question) for question in asked]
     assert {tuple(loss.mode for loss in answer.degraded) for answer in answers} == {("extractive",)}
     assert sum(map(shared, answers)) == 3
@@ -223,7 +229,7 @@ def test_a_lesser_answer_is_shared_and_not_kept(
 def test_who_is_stricter_is_not_waited_for_or_has_less_time_goes_alone(
     client: Client, parts: Parts, facts: KnowledgeBase, standin: StandInProcess, text: str
 ) -> None:
-    standin.configure(first_token=1)
+    standin.configure(held=True)
     leader, _ = flying(client, parts, standin, facts, text, 1)
     others = [
         submit(client, facts, text, strict=True),
@@ -231,6 +237,8 @@ def test_who_is_stricter_is_not_waited_for_or_has_less_time_goes_alone(
         submit(client, facts, text, timeout=20),
         submit(client, facts, text, cache=False),
     ]
+    standin.wait_for(lambda seen: seen["streams_open"] == 5)
+    standin.configure()
     assert not any(shared(answered(client, question)) for question in (leader, *others))
     assert standin.counters()["calls"] == {"chat 200": 5}
 

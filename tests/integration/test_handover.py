@@ -78,10 +78,12 @@ def other(
     app.control.cancel_consumer("ask", destination=[worker.name], reply=True)
     name = f"other-{os.getpid()}"
     other = WorkerProcess(environment, tmp_path / "other.log", name=name, queues="ask")
-    other.wait_until_ready()
-    yield other
-    other.kill()
-    take_over(app, worker)
+    try:
+        other.wait_until_ready()
+        yield other
+    finally:
+        other.kill()
+        take_over(app, worker)
 
 
 def take_over(app: Any, worker: WorkerProcess) -> None:
@@ -123,23 +125,24 @@ def test_each_stage_is_a_task_with_events_of_its_own(
 def test_until_it_is_recorded_the_message_that_began_it_is_held_and_no_other(
     client: Client, parts: Parts, facts: KnowledgeBase, standin: StandInProcess
 ) -> None:
-    standin.configure(first_token=1.0)
+    standin.configure(held=True)
     question = submit(client, facts)
     standin.wait_for(lambda seen: seen["streams_open"] == 1)
     assert messages(parts, question) == [f"{question.id}.guard"]
+    standin.configure()
     answer = answered(client, question)
     waits = {timing.stage: timing.queue_ms for timing in answer.timings}
-    assert max(waits[name] for name in waits if name != "guard") < 1000
+    assert max(waits[name] for name in waits if name != "guard") < 3000
     eventually(lambda: not messages(parts, question))
 
 
 def test_a_worker_tells_what_it_runs_without_what_was_asked(
     app: Any, client: Client, facts: KnowledgeBase, standin: StandInProcess, worker: WorkerProcess
 ) -> None:
-    standin.configure(first_token=5.0)
+    standin.configure(held=True)
     question = submit(client, facts)
     standin.wait_for(lambda seen: seen["streams_open"] == 1)
-    running = app.control.inspect(destination=[worker.name], limit=1, timeout=5.0).active()
+    running = app.control.inspect(destination=[worker.name], limit=1, timeout=20.0).active()
     (told,) = [task for task in running[worker.name] if task["id"] == f"{question.id}.generate"]
     assert (told["name"], told["args"]) == ("ask.generate", "(…)")
     client.cancel(question.id)
@@ -162,9 +165,11 @@ def test_a_reply_that_nobody_waits_for_any_more_does_not_stay_in_redis(app: Any,
 def test_a_stage_that_is_tried_again_is_sent_and_goes_on_from_there(
     client: Client, parts: Parts, facts: KnowledgeBase, standin: StandInProcess, events: Events
 ) -> None:
-    standin.configure(faults=[{"kind": "status", "status": 429, "endpoint": "chat", "count": 1, "retry_after": 1.5}])
+    refused = {"kind": "status", "status": 429, "endpoint": "chat", "count": 1, "retry_after": 1.5}
+    standin.configure(held=True, faults=[refused])
     question = submit(client, facts)
     eventually(lambda: messages(parts, question) == [f"{question.id}.generate"])
+    standin.configure()
     answer = answered(client, question)
     assert [timing.stage for timing in answer.timings].count("generate") == 2
     seen = events.once(question, "ask.record", "succeeded")

@@ -216,9 +216,9 @@ def test_a_small_run_overtakes_a_large_one(client: Client, parts: Parts, kb: Kno
     write(small, a="Owls hunt at night.")
     urgent = sent(client, parts, other, small)
     assert over(parts, urgent).status == "done"
-    left = 240 - counts(parts, bulk)["done"]
-    assert left > 0, "it did not wait for its end"
     assert over(parts, bulk).status == "done"
+    ended = "SELECT id::text FROM runs WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY finished_at"
+    assert scalars(parts, ended, ids=[bulk, urgent]) == [urgent, bulk], "it did not wait for its end"
     assert counts(parts, bulk) == {"done": 240}
 
 
@@ -271,10 +271,8 @@ def test_a_run_whose_end_fails_says_why(client: Client, parts: Parts, kb: Knowle
     run_id = manifest(parts, kb, docs)
     parts.runs.start(run_id)
     execute(parts, "UPDATE knowledge_bases SET store = 'weaviate' WHERE id = :kb", kb=kb.id)
-    began = time.monotonic()
     canvases.end(run_id).apply_async()
     run = over(parts, run_id)
-    assert time.monotonic() - began < 5
     assert run.status == "failed"
     assert run.error is not None
     assert run.error["code"] == "ModelMismatch"

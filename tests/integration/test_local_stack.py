@@ -84,7 +84,7 @@ def bring_up(home: Path, environment: Mapping[str, str], workers: int = 1) -> St
         ready=lambda final: all(log.stat().st_size for log in (home / "logs").glob("*-*.log")),
         on_event=print,
         procfile=home.parent / "Procfile",
-        ready_within=20,
+        ready_within=60,
         grace=5,
     )
 
@@ -96,7 +96,6 @@ def start_daemon(home: Path, environment: Mapping[str, str]) -> StackState:
         command=[sys.executable, str(home.parent / "daemon.py")],
         environment={**environment, "PYTHONPATH": str(ROOT)},
         cwd=home.parent,
-        within=30,
     )
 
 

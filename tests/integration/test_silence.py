@@ -46,7 +46,7 @@ def practised(
     impatient: WorkerProcess, client: Client, facts: KnowledgeBase, standin: StandInProcess
 ) -> StandInProcess:
     """The stand-in, to which that worker has talked often enough."""
-    for _ in range(ENOUGH):
+    for _ in range(2 * ENOUGH):  # one of them may have been given up, too
         answered(client, submit(client, facts))
     standin.reset()
     return standin
@@ -67,7 +67,7 @@ def test_a_model_that_hangs_for_once_is_asked_again_soon(
     practised.configure(faults=[{"kind": "hang", "endpoint": "chat", "count": 1, "after_chunks": after_chunks}])
     began = time.monotonic()
     answer = answered(client, submit(client, facts))
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 14
     assert (answer.mode, answer.degraded) == ("generated", ())
     first, second = [timing for timing in answer.timings if timing.stage == "generate"]
     assert "s, longer than it does otherwise" in first.error

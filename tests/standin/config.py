@@ -60,6 +60,8 @@ class Config(BaseModel):
     rerank_latency: float = 0.0
     first_token: float = 0.0
     """From the request to the first chunk of an answer."""
+    held: bool = False
+    """No answer begins before a configuration without this: the model is at it for as long as a test looks."""
     late_headers: bool = False
     """Nothing is sent before the first chunk, not even a status."""
     stream_seconds: float = 0.0

@@ -233,6 +233,8 @@ class StandIn:
             if not self.config.late_headers:
                 await response.prepare(request)
             await asyncio.sleep(self.config.first_token)
+            while self.config.held:
+                await asyncio.sleep(0.01)
             await response.prepare(request)
             await response.write(_head(body) + _ROLE)  # a piece without text, as the real service sends
             pause = self.config.stream_seconds / max(1, len(parts) - 1)
