@@ -50,7 +50,7 @@ class GateStoreContract:
         together = threading.Barrier(8)
 
         def ask(_: int) -> bool:
-            together.wait(5)
+            together.wait(20)
             return store.change(enter).probe
 
         with ThreadPoolExecutor(8) as pool:
@@ -99,7 +99,11 @@ class TestRedis(GateStoreContract):
         for process in asking:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-        answers = [process.communicate("go\n", timeout=20)[0].strip() for process in asking]
+        for process in asking:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        answers = [process.communicate(timeout=20)[0].strip() for process in asking]
         assert sorted(answers) == ["False"] * (PROCESSES - 1) + ["True"]
 
     def test_what_one_worker_learns_another_knows_at_once(
@@ -140,15 +144,16 @@ class TestRedis(GateStoreContract):
         """
         together, swapped = threading.Barrier(16), store._swapped
         writes: list[bool] = []
+        begun = store.change(lambda gate, now: (gate, now))
 
         def noted(raw: bytes, gate: Gate, now: float) -> bool:
             writes.append(swapped(raw, gate, now))
             return writes[-1]
 
         def tell(_: int) -> None:
-            together.wait(5)
+            together.wait(20)
             for _ in range(10):
-                store.change(lambda gate, now: (refused(gate, now, 5.0), None))
+                store.change(lambda gate, _: (refused(gate, begun + 0.1, 5.0), None))
 
         monkeypatch.setattr(store, "_swapped", noted)
         with ThreadPoolExecutor(16) as pool:

@@ -61,7 +61,7 @@ class Config(BaseModel):
     first_token: float = 0.0
     """From the request to the first chunk of an answer."""
     held: bool = False
-    """No answer begins before a configuration without this: the model is at it for as long as a test looks."""
+    """No answer or embedding comes before a configuration without this: a model is at it while a test looks."""
     late_headers: bool = False
     """Nothing is sent before the first chunk, not even a status."""
     stream_seconds: float = 0.0

@@ -93,6 +93,7 @@ class StandIn:
         self.counters.texts += len(texts)
         self.counters.embedding_tokens += used
         await asyncio.sleep(self.config.embedding_latency)
+        await self._let_go()
         size = body.get("dimensions") or model.dimensions_of(body["model"])
         vectors = _spoiled([model.vector(text, size) for text in texts], self.config.vectors)
         data = [
@@ -233,8 +234,7 @@ class StandIn:
             if not self.config.late_headers:
                 await response.prepare(request)
             await asyncio.sleep(self.config.first_token)
-            while self.config.held:
-                await asyncio.sleep(0.01)
+            await self._let_go()
             await response.prepare(request)
             await response.write(_head(body) + _ROLE)  # a piece without text, as the real service sends
             pause = self.config.stream_seconds / max(1, len(parts) - 1)
@@ -254,6 +254,10 @@ class StandIn:
         finally:
             self.counters.streams_open -= 1
         return response
+
+    async def _let_go(self) -> None:
+        while self.config.held:
+            await asyncio.sleep(0.01)
 
     def _answer(self, contents: list[str]) -> str:
         rewriting = model.rewriting(contents)

@@ -175,7 +175,7 @@ class TestAllProcesses:
         two[1].enter()
         two[0].refused(shut(30))
         time.sleep(FRESH)
-        assert two[1].enter().wait > 20
+        assert two[1].enter().wait > 10
 
     def test_without_redis_each_process_has_one_of_its_own(self, namespace: str) -> None:
         with make_client(f"redis://127.0.0.1:{free_port()}/0", connections=2, connect_timeout=1) as gone:

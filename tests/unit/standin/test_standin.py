@@ -159,12 +159,14 @@ def test_an_unknown_setting_is_refused(standin: StandInProcess) -> None:
 
 
 def test_requests_are_served_side_by_side(standin: StandInProcess) -> None:
-    standin.configure(embedding_latency=0.2)
+    standin.configure(held=True)
 
     with ThreadPoolExecutor(20) as pool:
-        list(pool.map(lambda _: embed(standin), range(20)))
+        asked = [pool.submit(embed, standin) for _ in range(20)]
+        standin.wait_for(lambda seen: seen["in_flight"] == 20)
+        standin.configure()
 
-    assert standin.counters()["max_in_flight"] == 20
+    assert [one.result()[0] for one in asked] == [200] * 20
 
 
 def test_it_can_be_configured_from_the_command_line_and_stops(start_standin: Callable[..., StandInProcess]) -> None:

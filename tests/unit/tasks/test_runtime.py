@@ -22,12 +22,12 @@ WAITS = {
 from kombu.utils.functional import retry_over_time
 def wait():
     tries = iter([1, 0])
-    retry_over_time(lambda: 1 / (1 - next(tries)), ZeroDivisionError, interval_start=1.2, max_retries=1)
+    retry_over_time(lambda: 1 / (1 - next(tries)), ZeroDivisionError, interval_start=2.4, max_retries=1)
 """,
     "threads wait": """
 import threading
 def wait():
-    threading.Event().wait(1.2)
+    threading.Event().wait(2.4)
 """,
 }
 OTHERS = """
@@ -55,4 +55,4 @@ def test_while_one_slot_waits_the_others_go_on(wait: str, redis_url: str) -> Non
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    assert int(ran.stdout) >= 5
+    assert int(ran.stdout) >= 3

@@ -22,8 +22,8 @@ def scripted() -> Iterator[Callable[[Script], Scripted]]:
 
 
 HANGING_HEADERS: dict[str, Script] = {
-    "102 again and again": [(0.2, b"HTTP/1.1 102 Processing\r\n\r\n")] * 20,
-    "a header at a time": [(0.2, b"HTTP/1.1 200 OK\r\n"), *[(0.2, b"x-more: 1\r\n")] * 20],
+    "102 again and again": [(0.2, b"HTTP/1.1 102 Processing\r\n\r\n")] * 200,
+    "a header at a time": [(0.2, b"HTTP/1.1 200 OK\r\n"), *[(0.2, b"x-more: 1\r\n")] * 200],
 }
 
 

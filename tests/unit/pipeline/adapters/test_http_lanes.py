@@ -22,10 +22,13 @@ def client() -> Iterator[httpx2.Client]:
 
 def crowd(client: httpx2.Client, standin: StandInProcess, size: int) -> list[int]:
     """The statuses of ``size`` requests at once."""
-    standin.configure(embedding_latency=0.3)
+    standin.configure(held=True)
     body = {"model": "m", "input": "word"}
     with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(lambda _: client.post(f"{standin.url}/embeddings", json=body).status_code, range(size)))
+        asked = [pool.submit(client.post, f"{standin.url}/embeddings", json=body) for _ in range(size)]
+        standin.wait_for(lambda seen: seen["in_flight"] == size)
+        standin.configure()
+        return [one.result().status_code for one in asked]
 
 
 def test_one_connection_serves_requests_after_one_another(client: httpx2.Client, standin: StandInProcess) -> None:

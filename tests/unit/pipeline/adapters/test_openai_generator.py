@@ -130,7 +130,7 @@ def test_closing_the_stream_closes_the_connection_at_once(standin: StandInProces
 
     seen = standin.wait_for(lambda counters: not counters["streams_open"])
     (early,) = seen["closed_early"]
-    assert early["at"] - closed < 0.5
+    assert early["at"] - closed < 15  # of 60
     assert early["chunks"] < 1000
 
 
@@ -158,9 +158,9 @@ def test_an_abort_from_another_thread_closes_the_connection_at_once(
         aborted = time.time()
         abort.trigger()
         with pytest.raises(errors.Cancelled):
-            reading.result(timeout=5)
+            reading.result(timeout=20)
     seen = standin.wait_for(lambda counters: not counters["streams_open"])
-    assert seen["closed_early"][0]["at"] - aborted < 0.5
+    assert seen["closed_early"][0]["at"] - aborted < 15  # of 60
     assert seen["connections"] == 1
     standin.reset()
     assert list(ours.stream(request(), timeout=5))
@@ -205,7 +205,7 @@ def test_an_abort_while_tls_is_negotiated_ends_the_call_when_the_time_to_connect
         accepted, _ = silent.accept()
         abort.trigger()
         with accepted, pytest.raises(errors.Cancelled):
-            reading.result(timeout=5)
+            reading.result(timeout=20)
 
 
 def test_one_connection_serves_answer_after_answer(standin: StandInProcess, generator: Make) -> None:
@@ -236,7 +236,7 @@ def test_the_timeout_bounds_the_whole_answer(
     with pytest.raises(errors.TimedOut):
         answer(generator, timeout=0.5)
 
-    assert 0.4 < time.monotonic() - started < 2.0
+    assert 0.4 < time.monotonic() - started < 15
     standin.wait_for(lambda counters: not counters["streams_open"])
 
 
@@ -248,14 +248,14 @@ def test_the_timeout_bounds_a_reply_whose_headers_never_end(
     with pytest.raises(errors.TimedOut):
         list(generator_of(hanging_headers, silences=Silences(15)).stream(request(), timeout=0.5))
 
-    assert 0.4 < time.monotonic() - started < 1.5
+    assert 0.4 < time.monotonic() - started < 12
 
 
 @pytest.fixture
 def long_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces are let come together for half a second."""
+    """Pieces are let come together for five seconds."""
     for name in ("_GATHER_EACH", "_GATHER_AT_MOST"):
-        monkeypatch.setattr(openai_generator, name, 0.5)
+        monkeypatch.setattr(openai_generator, name, 5.0)
 
 
 @pytest.mark.usefixtures("long_pause")
@@ -273,31 +273,34 @@ def test_the_first_text_is_told_at_once_whatever_comes_before_it(
     scripted: Callable[[Script], Scripted], generator_of: Callable[..., OpenAIGenerator], before: list[bytes]
 ) -> None:
     script = [(0.0, HEAD), *((0.03, piece) for piece in before), (0.03, chunk(said("Hello"))), (60.0, END)]
-    stream = generator_of(scripted(script)).stream(request(), timeout=5)
+    stream = generator_of(scripted(script)).stream(request(), timeout=30)
     started = time.monotonic()
 
     assert next(stream).text == "Hello"
 
-    assert time.monotonic() - started < 0.45
+    assert time.monotonic() - started < 4.5
 
 
-@pytest.mark.usefixtures("long_pause")
 def test_what_has_come_is_told_at_once_and_so_is_that_the_model_pauses(
-    scripted: Callable[[Script], Scripted], generator_of: Callable[..., OpenAIGenerator]
+    scripted: Callable[[Script], Scripted],
+    generator_of: Callable[..., OpenAIGenerator],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Piece by piece all but the first would wait for what the model says next."""
+    for name in ("_GATHER_EACH", "_GATHER_AT_MOST"):
+        monkeypatch.setattr(openai_generator, name, 1.5)
     script = [
         (0.0, HEAD + chunk(said("One"))),
         *((0.05, chunk(said(text))) for text in (" two", " three")),
         (0.05, chunk(said(" four")) + chunk(said(" five"))),
-        (1.5, chunk(said(" end.", finish_reason="stop")) + chunk(b"[DONE]") + END),
+        (6.0, chunk(said(" end.", finish_reason="stop")) + chunk(b"[DONE]") + END),
     ]
-    stream = generator_of(scripted(script)).stream(request(), timeout=5)
+    stream = generator_of(scripted(script)).stream(request(), timeout=30)
     started = time.monotonic()
 
     told = [(delta.text, time.monotonic() - started) for delta in stream]
 
-    soon = [text for text, seconds in told if seconds < 1.2]
+    soon = [text for text, seconds in told if seconds < 5.5]
     assert soon == ["One", " two three four five", ""]
     assert [text for text, _ in told][len(soon) :] == [" end.", ""]
 
@@ -401,8 +404,9 @@ def test_the_end_of_its_time_is_no_early_end(standin: StandInProcess, generator:
 
 
 def test_a_model_that_writes_slowly_is_not_silent(standin: StandInProcess, generator: Make) -> None:
-    standin.configure(first_token=0.3, stream_seconds=1.5, chunks=6)
-    assert list(generator(silences=Silences(1.0)).stream(request(), timeout=20))
+    """The whole takes longer than it may be silent for, and no pause does."""
+    standin.configure(first_token=0.3, stream_seconds=4.5, chunks=16)
+    assert list(generator(silences=Silences(3.0)).stream(request(), timeout=30))
 
 
 @pytest.mark.parametrize(
@@ -517,8 +521,8 @@ def test_a_call_that_was_given_up_cost_its_prompt_and_what_had_come(
         estimated_tokens=given + out,
         cost_usd=cost("gpt-5-mini", given, out, {}),
     )
-    assert lost(generator(), timeout=1.0) == known
-    assert lost(generator(silences=Silences(0.8)), timeout=20) == known, "silent for too long"
+    assert lost(generator(), timeout=3.0) == known
+    assert lost(generator(silences=Silences(3.0)), timeout=20) == known, "silent for too long"
 
 
 def test_so_did_one_that_the_service_broke_off(standin: StandInProcess, generator: Make) -> None:
@@ -571,10 +575,10 @@ def test_a_whole_answer_that_nobody_waits_for_any_more_cost_what_the_service_say
     """As where it is written to a Redis that takes its time."""
     abort, over = Abort(), {"cancelled": errors.Cancelled, "late": errors.TimedOut}[ended]
     with losses.counted() as found:
-        pieces = generator_of(scripted(WHOLE)).stream(request(), timeout=1.0, abort=abort)
+        pieces = generator_of(scripted(WHOLE)).stream(request(), timeout=3.0, abort=abort)
         assert next(pieces).text == "Hello."
         if ended == "late":
-            time.sleep(1.1)
+            time.sleep(3.1)
         else:
             abort.trigger()
         with pytest.raises(over):
@@ -602,7 +606,7 @@ def test_also_one_whose_words_never_end(
     hanging_refusal: Scripted, generator_of: Callable[..., OpenAIGenerator], abandoned: bool
 ) -> None:
     abort = Abort()
-    ending = threading.Timer(0.4, abort.trigger)
+    ending = threading.Timer(0.7, abort.trigger)
     if abandoned:
         ending.start()
     with losses.counted() as found, pytest.raises(errors.CeleriacError):
@@ -628,7 +632,7 @@ def test_behind_a_proxy_a_call_that_was_given_up_is_paid_for_too(
     monkeypatch.setenv("HTTP_PROXY", standin.url.removesuffix("/v1"))
     standin.configure(first_token=50, late_headers=True)
     client = make_client("key", "http://models.invalid/v1", 5.0)
-    assert lost(OpenAIGenerator(client, "gpt-5-mini"), timeout=1.0).input_tokens == PROMPT_TOKENS
+    assert lost(OpenAIGenerator(client, "gpt-5-mini"), timeout=3.0).input_tokens == PROMPT_TOKENS
     client.close()
 
 

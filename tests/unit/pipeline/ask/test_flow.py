@@ -194,8 +194,9 @@ def test_a_model_that_breaks_off_in_mid_answer_leaves_nothing_of_it(served: Serv
 def test_a_model_that_hangs_leaves_time_for_something_lesser(served: Served, standin: StandInProcess) -> None:
     hosted, kb = served
     parts = hosted(standin.url)
+    assert parts.extractive  # loaded before the first question, as in a worker
     standin.configure(faults=[{"kind": "hang", "endpoint": "chat"}])
-    question = new_question("Where does the Volga flow?", parts.settings, kb=kb.name, timeout=3)
+    question = new_question("Where does the Volga flow?", parts.settings, kb=kb.name, timeout=10)
     parts.questions.submit(question)
     answer = flow.run(question, parts, Pad())
     assert time.time() < question.deadline

@@ -268,7 +268,7 @@ def test_a_service_that_fails_fails_the_stage_in_time(
 ) -> None:
     standin.configure(faults=[fault])
     with pytest.raises(error):
-        generate(asked("c1"), generator=model(), texts=Texts(), sink=Pad(), timeout=0.4)
+        generate(asked("c1"), generator=model(), texts=Texts(), sink=Pad(), timeout=2)
 
 
 def test_an_answer_whose_end_can_not_be_told_is_paid_for() -> None:

@@ -94,7 +94,7 @@ def test_a_slow_statement_times_out(url: sa.URL, connect: Callable[..., sa.Engin
 
 
 def test_a_pool_that_is_used_up_says_how_to_enlarge_it(url: sa.URL, connect: Callable[..., sa.Engine]) -> None:
-    engine = connect(url, pool=1, statement_timeout=0.05)
+    engine = connect(url, pool=1, statement_timeout=1.0)
     with engine.connect(), engine.connect():
         error = failure(engine, "SELECT 1")
     assert type(error) is TimedOut
