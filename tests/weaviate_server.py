@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack, suppress
 from pathlib import Path
+
+from deploy.local.redis import free_port
 
 CONFIGURED_URL = os.environ.get("WEAVIATE_URL")
 CONFIGURED_GRPC_URL = os.environ.get("WEAVIATE_GRPC_URL")
@@ -157,16 +156,11 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _free_ports(count: int) -> list[int]:
-    """Below the range that outgoing connections use: such a one could take the port while the server is stopped."""
-    with ExitStack() as stack:
-        ports: list[int] = []
-        while len(ports) < count:
-            port, one = random.randrange(20_000, 32_000), stack.enter_context(socket.socket())
-            with suppress(OSError):
-                one.bind(("127.0.0.1", port))
-                ports.append(port)
-        return ports
+def _free_ports(count: int) -> set[int]:
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(free_port())
+    return ports
 
 
 def _state(thread: Path) -> str:

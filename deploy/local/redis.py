@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import secrets
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import redis
@@ -22,6 +24,8 @@ from pipeline.errors import BadSettings, InternalFault
 HOST = "127.0.0.1"
 START_WITHIN = 30.0
 _ATTEMPTS = 3
+_PORTS = range(20_000, 32_000)
+_PORT_TRIES = 100
 
 
 def start_redis(folder: Path, *, port: int | None = None, die_with_parent: bool = False) -> RunningService:
@@ -44,10 +48,15 @@ def start_redis(folder: Path, *, port: int | None = None, die_with_parent: bool 
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that nobody has now, and that no outgoing connection gets: such a one could take it while the
+    server is started again.
+    """
+    for _ in range(_PORT_TRIES):
+        with suppress(OSError), socket.socket() as probe:
+            port = secrets.choice(_PORTS)
+            probe.bind((HOST, port))
+            return port
+    raise InternalFault(f"Of {_PORT_TRIES} ports from {_PORTS.start} on none was free.", "Is this machine overloaded?")
 
 
 def _launch(folder: Path, port: int, die_with_parent: bool) -> RunningService:
