@@ -7,11 +7,14 @@ no round trip of its own. The last one is what the question failed with, or wher
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
 from pydantic import ValidationError
 
+from pipeline import losses
 from pipeline.ask.flow import STAGES
 from pipeline.errors import CeleriacError
 from pipeline.types import AskState, Question, StageFailure, StageTiming, Usage
@@ -31,6 +34,17 @@ def arguments_after(request: Any, error: CeleriacError) -> Any:
         return request.args
     tried = paid(request, state).but(timings=_tried(request, state, error), handed_over=time.time())
     return (tried.encode(), *request.args[1:])
+
+
+@contextmanager
+def noting_losses(request: Any) -> Iterator[None]:
+    """Within, what calls cost that came to no end is noted where the attempt fails."""
+    with losses.counted() as lost:
+        try:
+            yield
+        except BaseException:
+            note_lost(request, lost.usage)
+            raise
 
 
 def note_lost(request: Any, usage: Usage) -> None:

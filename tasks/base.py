@@ -13,7 +13,6 @@ import structlog
 from celery import Task
 from celery.exceptions import Ignore, Reject, Retry
 
-from pipeline import losses
 from pipeline.errors import Cancelled, CeleriacError, wrap
 from pipeline.logs import correlated
 from pipeline.settings import Settings
@@ -63,12 +62,8 @@ class StageTask(Task):  # type: ignore[misc]  # Celery ships no types
             begun, begun_at = time.perf_counter(), time.time()
             self.request.update(attempt=number, begun_at=begun_at)  # for whoever hears that it failed
             try:
-                with losses.counted() as lost:
-                    try:
-                        yield number
-                    except BaseException:
-                        attempts.note_lost(self.request, lost.usage)
-                        raise
+                with attempts.noting_losses(self.request):
+                    yield number
                 ms = round((time.perf_counter() - begun) * 1000, 1)
                 _log.log(self.done_level, "stage done", attempt=number, ms=ms)
             except Cancelled as error:
